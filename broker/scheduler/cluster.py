@@ -1,0 +1,182 @@
+"""All nodes as the scheduler knows them, kept in step in two forms: a `Node` each, and columns over all of them.
+
+A change of one node costs O(1). Two logs name the rows that changed: `changed` (what is free, state, standing) and
+`described` (what the node is). Whoever keeps something computed per node remembers how far it has read each log and
+catches up on those rows alone. In memory only: nothing here does I/O, and nothing here is thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.scheduler.columns import Columns
+from broker.scheduler.demand import Demand
+from broker.scheduler.node import Holding, Node
+from broker.scheduler.scoring import normalised, standing
+from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.errors import InvalidSettings, NotFound
+from db.models import NodeState
+
+#: One row's width is that of the node with most GPUs: a node that claimed a million would take the memory of all.
+MAX_GPUS = 256
+_LOG_ROWS = 8192
+
+
+class ChangeLog:
+    """Row numbers in the order in which they changed, with a bounded memory."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty(_LOG_ROWS, np.int32)
+        self._start = 0
+        self.end = 0
+
+    def append(self, row: int) -> None:
+        at = self.end - self._start
+        if at == _LOG_ROWS:
+            self._start, at = self.end, 0
+        self._rows[at] = row
+        self.end += 1
+
+    def since(self, position: int) -> NDArray[np.int32] | None:
+        """The rows that changed since `end` was `position`, perhaps several times each; None: that is forgotten."""
+        return None if position < self._start else self._rows[position - self._start : self.end - self._start]
+
+
+class Cluster:
+    def __init__(self, weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)) -> None:
+        """`weights`: `settings().score_weights`. Raises InvalidSettings if they cannot weigh."""
+        self.weights = normalised(weights)
+        self.columns = Columns()
+        self.changed = ChangeLog()
+        self.described = ChangeLog()
+        #: by row; None where a row is free
+        self.rows: list[Node | None] = []
+        #: grows when the columns get a new size
+        self.size_version = 0
+        #: nodes that are up and have a free slot
+        self.open_nodes = 0
+        self._by_id: dict[str, Node] = {}
+        self._free_rows: list[int] = []
+        self._node_of_job: dict[str, Node] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._by_id.values())
+
+    def __contains__(self, node_id: str) -> bool:
+        return node_id in self._by_id
+
+    def node(self, node_id: str) -> Node:
+        """Raises NotFound."""
+        try:
+            return self._by_id[node_id]
+        except KeyError:
+            raise NotFound(f"the scheduler knows no node {node_id}: `cyxwiz nodes` lists those it knows") from None
+
+    def node_at(self, row: int) -> Node:
+        node = self.rows[row]
+        assert node is not None, f"row {row} belongs to no node"
+        return node
+
+    def node_of(self, job_id: str) -> Node | None:
+        """The node on which a job holds its place, if it holds one."""
+        return self._node_of_job.get(job_id)
+
+    def upsert_node(
+        self,
+        node_id: str,
+        name: str,
+        capability: Capability,
+        incarnation: str,
+        *,
+        state: NodeState = NodeState.UP,
+        reputation: float = 1.0,
+        uptime: float = 1.0,
+    ) -> Node:
+        """Add a node, or take over its new description. Its jobs keep what they hold until each is released.
+
+        `reputation` and `uptime` are 0..1. Raises InvalidSettings if it claims more than MAX_GPUS GPUs.
+        """
+        if len(capability.gpus) > MAX_GPUS:
+            raise InvalidSettings(f"node {name} claims {len(capability.gpus)} GPUs: a node may have up to {MAX_GPUS}")
+        node = self._by_id.get(node_id)
+        if node is None:
+            node = Node(self._free_rows.pop() if self._free_rows else len(self.rows), node_id)
+            if node.row == len(self.rows):
+                self.rows.append(None)
+            self.rows[node.row] = self._by_id[node_id] = node
+        if self.columns.make_room(len(self.rows), len(capability.gpus)):
+            self.size_version += 1
+        node.describe(name, capability, incarnation)
+        node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
+        self.columns.describe(node)
+        self.described.append(node.row)
+        self._update(node)
+        return node
+
+    def set_state(self, node_id: str, state: NodeState) -> None:
+        """Only a node that is up gets work. Raises NotFound."""
+        node = self.node(node_id)
+        node.state = state
+        self._update(node)
+
+    def set_standing(self, node_id: str, reputation: float, uptime: float) -> None:
+        """New reputation and uptime, 0..1. Raises NotFound."""
+        node = self.node(node_id)
+        node.reputation, node.uptime = _share(reputation), _share(uptime)
+        self._update(node)
+
+    def remove_node(self, node_id: str) -> list[str]:
+        """Forget a node that is lost or has left. Returns the jobs that held a place on it. Raises NotFound."""
+        node = self.node(node_id)
+        del self._by_id[node_id]
+        self.open_nodes -= node.is_open
+        self.rows[node.row] = None
+        self._free_rows.append(node.row)
+        for job_id in node.holdings:
+            del self._node_of_job[job_id]
+        self.columns.clear(node.row)
+        self.described.append(node.row)
+        self.changed.append(node.row)
+        return list(node.holdings)
+
+    def take(self, node_id: str, job_id: str, demand: Demand, gpu_indexes: tuple[int, ...]) -> None:
+        """Book a job that was placed before, such as after a restart. Checks nothing; a place it held is given back.
+
+        `gpu_indexes` are NVML's; those that the node no longer has are left out. Raises NotFound.
+        """
+        node = self.node(node_id)
+        positions = tuple(node.gpu_indexes.index(index) for index in gpu_indexes if index in node.gpu_indexes)
+        self.take_at(node, job_id, demand, positions)
+
+    def take_at(self, node: Node, job_id: str, demand: Demand, positions: tuple[int, ...]) -> None:
+        """Book a job on GPUs at these places of the node's list."""
+        self.release(job_id)
+        node.take(job_id, Holding(demand, positions))
+        self._node_of_job[job_id] = node
+        self._update(node, positions)
+
+    def release(self, job_id: str) -> bool:
+        """Give back what a job held. False if it held nothing: releasing twice does no harm."""
+        node = self._node_of_job.pop(job_id, None)
+        if node is None:
+            return False
+        self._update(node, node.release(job_id).positions)
+        return True
+
+    def _update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
+        was_open = node.is_open
+        node.is_open = node.slots_free > 0 and node.state == NodeState.UP
+        node.standing = standing(node, self.weights)
+        self.columns.update(node, positions)
+        self.open_nodes += node.is_open - was_open
+        self.changed.append(node.row)
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))

@@ -1,0 +1,50 @@
+"""What one job takes of the node that runs it, in numbers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from typing import NamedTuple
+
+from cyxwiz_tasks.resources import NOMINAL_SHARE, Resources
+
+#: For scoring alone: a job that says nothing of GPU memory is taken for one of this size, so it goes to a small card.
+UNSTATED_GPU_MEMORY_BYTES = 8 * 2**30
+
+
+class Demand(NamedTuple):
+    """Beside one slot, a job takes this. Sizes are lower ends at NOMINAL_SHARE: two jobs of 12GB share a 24GB card."""
+
+    gpus: int
+    #: False: the GPUs are the job's alone
+    shared: bool
+    #: taken on each shared GPU, at least 1 so that the GPU counts as used; 0 where not shared
+    gpu_memory_bytes: int
+    cpus: int
+    ram_bytes: int
+    #: memory of each GPU that the score compares with what a GPU has
+    wished_gpu_memory_bytes: int
+
+
+@lru_cache(maxsize=4096)
+def _demand(shape: str) -> Demand:
+    resources = Resources.model_validate_json(shape)
+    wished = resources.gpu_memory_bytes.min_bytes
+    return Demand(
+        gpus=resources.gpus,
+        shared=resources.shared,
+        gpu_memory_bytes=max(1, nominal(wished)) if resources.shared else 0,
+        cpus=resources.cpus,
+        ram_bytes=nominal(resources.ram_bytes.min_bytes),
+        wished_gpu_memory_bytes=wished or UNSTATED_GPU_MEMORY_BYTES,
+    )
+
+
+def demand_of(resources: Resources) -> Demand:
+    """The demand of a job with these requirements; equal shapes share one object."""
+    return _demand(resources.shape)
+
+
+def nominal(size_bytes: int) -> int:
+    """What a lower bound of `size_bytes` really asks for: see NOMINAL_SHARE."""
+    return ceil(size_bytes * NOMINAL_SHARE)

@@ -1,0 +1,165 @@
+"""What comes in for the leader: batches out of Redis lists, of which a crash loses nothing.
+
+One thread per list waits in BLMOVE, which moves a message into a processing list of this epoch in the same step, and
+then moves up to `BATCH` more by one script. The main loop gets the batches from an in-process queue. Once a batch is
+in the record and its consequences are published, its messages are removed from the processing list, by the command
+that `forget` adds to the same pipeline. Whatever a dead leader left in a processing list is given back to the list it
+came from, in its old order, so that a message that was half handled is handled again: every handler is idempotent.
+
+A leader that was frozen may move one more message after its successor has looked, so successors look again from time
+to time, and `forget` removes messages only if they are still the oldest of the list.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+from kombu.transport.redis import PRIORITY_STEPS, Channel
+
+from cyxwiz_tasks.protocol import COMMANDS, INBOX, REPORTS
+
+#: most messages that one batch takes; LPUSH with unpack() in a script is limited to a few thousand
+BATCH = 500
+#: the lists of Celery's queue `cyxwiz.inbox`, by kombu's naming: the plain one, and one per priority step
+INBOX_LISTS = tuple(f"{INBOX}{Channel.sep}{step}" if step else INBOX for step in PRIORITY_STEPS)
+SOURCES = (*INBOX_LISTS, REPORTS, COMMANDS)
+#: set: the names of all processing lists that may hold something
+PROCESSING = "cyxwiz.busy"
+
+_BLOCK_SECONDS = 0.25
+#: batches that may wait for the main loop; more stay in Redis, where they survive
+_WAITING_BATCHES = 4
+
+_DRAIN = """
+local taken = redis.call('RPOP', KEYS[1], ARGV[1])
+if not taken then return {} end
+redis.call('LPUSH', KEYS[2], unpack(taken))
+return taken
+"""
+# The newest message lies at the left end; from there, one by one, it goes back to the right end of its source.
+_GIVE_BACK = """
+local moved = 0
+while redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT') do moved = moved + 1 end
+redis.call('SREM', KEYS[3], KEYS[1])
+return moved
+"""
+_FORGET = """
+if redis.call('LINDEX', KEYS[1], -1) ~= ARGV[1] or redis.call('LINDEX', KEYS[1], -ARGV[3]) ~= ARGV[2] then return 0 end
+redis.call('LTRIM', KEYS[1], 0, -ARGV[3] - 1)
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages of one source, oldest first."""
+
+    source: str
+    messages: list[bytes]
+
+
+def processing_list(epoch: int, source: str) -> str:
+    """Where one leader keeps what it has taken from a source and not yet finished."""
+    return f"{PROCESSING}.{epoch}.{SOURCES.index(source)}"
+
+
+class Inbox:
+    """The sources of one leader. `connect` makes a client that never repeats a command by itself."""
+
+    def __init__(self, connect: Callable[[], redis.Redis], epoch: int) -> None:
+        self.connect, self.epoch = connect, epoch
+        self._batches: queue.Queue[Batch | redis.RedisError] = queue.Queue(_WAITING_BATCHES)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        self._stop, self._batches = threading.Event(), queue.Queue(_WAITING_BATCHES)
+        with self.connect() as client:
+            self.remember(client)
+        self._threads = [
+            threading.Thread(target=self._watch, args=(source,), name=f"source-{source}", daemon=True)
+            for source in SOURCES
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more; what was taken and not forgotten stays in the processing lists."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def take(self, timeout_seconds: float, limit: int = 2 * BATCH) -> list[Batch]:
+        """Everything that has arrived, up to about `limit` messages; waits for the first one.
+
+        Raises redis.RedisError once a source has lost its connection.
+        """
+        batches: list[Batch] = []
+        count = 0
+        try:
+            item = self._batches.get(timeout=timeout_seconds) if timeout_seconds > 0 else self._batches.get_nowait()
+            while True:
+                if isinstance(item, redis.RedisError):
+                    raise item
+                batches.append(item)
+                count += len(item.messages)
+                if count >= limit:
+                    return batches
+                item = self._batches.get_nowait()
+        except queue.Empty:
+            return batches
+
+    def forget(self, pipe: redis.client.Pipeline, batch: Batch) -> None:
+        """Remove a finished batch from its processing list. The command answers 0 if the list is not as expected."""
+        keys = (processing_list(self.epoch, batch.source),)
+        pipe.eval(_FORGET, 1, *keys, batch.messages[0], batch.messages[-1], len(batch.messages))
+
+    def remember(self, client: redis.Redis) -> None:
+        """Enter this leader's processing lists where its successor will look."""
+        client.sadd(PROCESSING, *(processing_list(self.epoch, source) for source in SOURCES))
+
+    def give_back(self, client: redis.Redis, *, own: bool = False) -> int:
+        """Return what older leaders left unfinished to its sources; with `own`, also what this one left.
+
+        `own` only while the sources are stopped.
+        """
+        moved = 0
+        for name in client.smembers(PROCESSING):
+            epoch, source = (int(part) for part in name.decode().rsplit(".", 2)[1:])
+            if epoch < self.epoch or (own and epoch == self.epoch):
+                moved += int(client.eval(_GIVE_BACK, 3, name, SOURCES[source], PROCESSING))
+        return moved
+
+    def _watch(self, source: str) -> None:
+        busy = processing_list(self.epoch, source)
+        stop, batches = self._stop, self._batches
+        try:
+            with self.connect() as client:
+                drain = client.register_script(_DRAIN)
+                while not stop.is_set():
+                    first = client.blmove(source, busy, _BLOCK_SECONDS, "RIGHT", "LEFT")
+                    if first is None:
+                        continue
+                    # The main loop starts on the first message while the script looks for more.
+                    self._hand_over(stop, batches, Batch(source, [first]))
+                    while rest := drain(keys=[source, busy], args=[BATCH]):
+                        self._hand_over(stop, batches, Batch(source, rest))
+                        if stop.is_set():
+                            return
+        except redis.RedisError as error:
+            self._hand_over(stop, batches, error)
+
+    @staticmethod
+    def _hand_over(
+        stop: threading.Event, batches: queue.Queue[Batch | redis.RedisError], item: Batch | redis.RedisError
+    ) -> None:
+        while not stop.is_set():
+            try:
+                return batches.put(item, timeout=0.1)
+            except queue.Full:
+                continue

@@ -1,0 +1,165 @@
+"""What the leader holds in memory: a copy of the record's nodes, waiting jobs and live attempts.
+
+Only handlers within a turn change it, and only as the turn's transaction changes the record. A transaction that fails
+leaves memory ahead of the record, so it is thrown away then and loaded again. Nothing here is known that the record
+does not know, except what Redis says of nodes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import heappop, heappush
+
+from sqlalchemy import Connection
+
+from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.demand import demand_of
+from broker.scheduler.placement import Placement, Placer
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import AttemptState, NodeState, Priority
+from db import attempts, jobs, nodes
+
+_PRIORITIES = tuple(Priority)
+
+
+@dataclass(slots=True)
+class Live:
+    """An attempt under way. Moments are of `time.monotonic()`."""
+
+    token: int
+    number: int
+    node_id: str
+    incarnation: str
+    gpus: tuple[int, ...]
+    waiting: Waiting
+    running: bool
+    assigned_at: float
+    #: how often its message was put into the node's queue, and when for the last time
+    publications: int
+    published_at: float
+
+
+class Memory:
+    def __init__(self, weights: tuple[float, float, float, float]) -> None:
+        self.cluster = Cluster(weights)
+        self.backlog = Backlog()
+        self.placer = Placer(self.cluster, self.backlog)
+        #: attempts under way, by job
+        self.live: dict[str, Live] = {}
+        #: jobs that wait for their `not_before`
+        self.delayed: dict[str, Waiting] = {}
+        self._due: list[tuple[float, str]] = []
+        self._expiries: list[float] = []
+
+    def load(self, tx: Connection) -> None:
+        """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly."""
+        for node in nodes.known(tx):
+            self.cluster.upsert_node(
+                node.id, node.name, node.capability, node.incarnation, NodeState.SUSPECT, node.reputation, node.uptime
+            )
+        for attempt in attempts.live(tx):
+            self._restore(attempt)
+        now = time.monotonic()
+        for job in jobs.waiting(tx):
+            waiting = Waiting(job.id, job.seq, Resources.parse(job.resources), _PRIORITIES[job.priority])
+            self.wait(waiting, now + job.starts_in_seconds if job.starts_in_seconds else None)
+            if job.expires_in_seconds is not None:
+                heappush(self._expiries, now + job.expires_in_seconds)
+
+    def _restore(self, attempt: attempts.Live) -> None:
+        resources = Resources.parse(attempt.resources)
+        waiting = Waiting(attempt.job_id, attempt.seq, resources, _PRIORITIES[attempt.priority])
+        assigned_at = time.monotonic() - attempt.age_seconds
+        self.live[attempt.job_id] = Live(
+            attempt.token,
+            attempt.number,
+            attempt.node_id,
+            attempt.incarnation,
+            attempt.gpus,
+            waiting,
+            attempt.state == AttemptState.RUNNING,
+            assigned_at,
+            publications=1,
+            published_at=assigned_at,
+        )
+        if attempt.node_id in self.cluster:
+            self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
+
+    # Waiting jobs ---------------------------------------------------------------------------------------------
+
+    def wait(self, waiting: Waiting, due: float | None = None) -> None:
+        """Let a job wait for a node, or first for its time, if `due` (monotonic) is not over."""
+        if due is None or due <= time.monotonic():
+            self.backlog.add(waiting)
+        else:
+            self.delayed[waiting.job_id] = waiting
+            heappush(self._due, (due, waiting.job_id))
+
+    def expect_expiry(self, expires_at: datetime) -> bool:
+        """Wake up when a job expires. Returns whether that is still to come."""
+        left_seconds = expires_at.timestamp() - time.time()
+        heappush(self._expiries, time.monotonic() + left_seconds)
+        return left_seconds > 0
+
+    def admit_due(self) -> int:
+        """Move jobs whose time has come to those that wait for a node; how many did."""
+        admitted = 0
+        while self._due and self._due[0][0] <= time.monotonic():
+            waiting = self.delayed.pop(heappop(self._due)[1], None)
+            if waiting is not None:
+                self.backlog.add(waiting)
+                admitted += 1
+        return admitted
+
+    def any_expired(self) -> bool:
+        """Whether some job's `expires` has passed since this was asked last."""
+        found = False
+        while self._expiries and self._expiries[0] <= time.monotonic():
+            heappop(self._expiries)
+            found = True
+        return found
+
+    def next_moment(self) -> float | None:
+        """When (monotonic) the next delayed job is due or the next waiting one expires."""
+        return min([*(moment for moment, _ in self._due[:1]), *self._expiries[:1]], default=None)
+
+    def stop_waiting(self, job_id: str) -> bool:
+        """A job waits no longer. False: it did not."""
+        return self.delayed.pop(job_id, None) is not None or self.backlog.remove(job_id)
+
+    # Live attempts --------------------------------------------------------------------------------------------
+
+    def assigned(self, placement: Placement, token: int, number: int) -> Live:
+        """A placement was recorded; its place is booked in the cluster already."""
+        now = time.monotonic()
+        live = self.live[placement.job_id] = Live(
+            token,
+            number,
+            placement.node_id,
+            placement.incarnation,
+            placement.gpu_indexes,
+            placement.waiting,
+            running=False,
+            assigned_at=now,
+            publications=1,
+            published_at=now,
+        )
+        return live
+
+    def ended(self, job_id: str) -> Live | None:
+        """An attempt is over and its place free; None if there was none."""
+        self.cluster.release(job_id)
+        return self.live.pop(job_id, None)
+
+    def of_token(self, job_id: str, token: int) -> Live | None:
+        """The job's attempt if `token` is its current one."""
+        live = self.live.get(job_id)
+        return live if live is not None and live.token == token else None
+
+    def on_node(self, node_id: str) -> Iterator[tuple[str, Live]]:
+        """Job and attempt of everything that is placed on one node."""
+        return ((job_id, live) for job_id, live in list(self.live.items()) if live.node_id == node_id)

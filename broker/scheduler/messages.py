@@ -1,0 +1,178 @@
+"""A job's Celery message: read out of the inbox, and made again for the queue of one node.
+
+Reading is on the path of every submission, so it looks at each field once: plain dictionaries for what is Celery's,
+pydantic for our own header alone (about 20 us; the same check of every field would cost five times that).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, VERSION, Assignment, JobHeader, node_queue
+
+#: a message beyond this is refused: data belongs into a data set, not into a task's arguments
+MESSAGE_LIMIT_BYTES = 1024 * 1024
+#: above this not even the sender is looked up
+_UNREAD_BYTES = 8 * MESSAGE_LIMIT_BYTES
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,500}")
+
+
+class Refused(Exception):
+    """A message that cannot become a job, and who to tell: its sender waits on `reply_to` for news of `id`."""
+
+    def __init__(self, error: CyxwizError, id: str | None = None, reply_to: str | None = None) -> None:
+        super().__init__(str(error))
+        self.error, self.id, self.reply_to = error, id, reply_to
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One readable message."""
+
+    id: str
+    task: str
+    #: Celery's count of `self.retry()`: a message with a known id and a higher count starts the job over
+    retries: int
+    ignore_result: bool
+    header: JobHeader
+    #: what the record keeps: Celery's headers, ours without `reply_to`
+    headers: dict[str, Any]
+    body: str
+    #: everything else of the message
+    properties: dict[str, Any]
+    not_before: datetime | None
+    expires_at: datetime | None
+    time_limit_seconds: float | None
+    #: tells two jobs apart that claim one id or one idempotency key
+    digest: str
+
+
+def read(raw: bytes) -> Arrival:
+    """A job out of a message of the inbox.
+
+    Raises Refused.
+    """
+    if len(raw) > _UNREAD_BYTES:
+        raise Refused(ProtocolError(_too_large(raw)))
+    try:
+        message = json.loads(raw)
+        headers = message["headers"]
+        ours = headers[HEADER]
+    except (ValueError, RecursionError):
+        raise Refused(ProtocolError("the message is no JSON: send jobs with task_serializer=json")) from None
+    except (KeyError, TypeError):
+        raise Refused(
+            ProtocolError(f"the message has no header {HEADER!r}: send it by a task of cyxwiz_tasks")
+        ) from None
+    id, reply_to = _sender(headers, ours)
+    try:
+        if len(raw) > MESSAGE_LIMIT_BYTES:
+            raise ProtocolError(_too_large(raw))
+        return _arrival(message, headers, ours)
+    except CyxwizError as error:
+        raise Refused(error, id, reply_to) from None
+
+
+def _too_large(raw: bytes) -> str:
+    return f"the message has {len(raw)} bytes, allowed are {MESSAGE_LIMIT_BYTES}: put data into a data set or a file"
+
+
+def _sender(headers: dict[str, Any], ours: Any) -> tuple[str | None, str | None]:
+    id, reply_to = headers.get("id"), ours.get("reply_to") if isinstance(ours, dict) else None
+    known = id if isinstance(id, str) and len(id) <= 200 else None
+    return known, reply_to if isinstance(reply_to, str) else None
+
+
+def _arrival(message: dict[str, Any], headers: dict[str, Any], ours: Any) -> Arrival:
+    id, task, retries, body = headers.get("id"), headers.get("task"), headers.get("retries") or 0, message.get("body")
+    if not isinstance(id, str) or not _UUID.fullmatch(id):
+        raise InvalidJob("id", f"{id!r} is not a UUID in lower case", "leave it out to get one")
+    if not isinstance(task, str) or not _NAME.fullmatch(task):
+        raise InvalidJob("task", "is no name of 1 to 500 printable characters")
+    if not isinstance(retries, int) or not 0 <= retries < 2**31:
+        raise InvalidJob("retries", f"{retries!r} is not a count")
+    if not isinstance(body, str) or not isinstance(message.get("properties"), dict):
+        raise ProtocolError("the message has no body or no properties")
+    header = _header(ours)
+    time_limits = headers.get("timelimit") or (None,)
+    return Arrival(
+        id=id,
+        task=task,
+        retries=retries,
+        ignore_result=bool(headers.get("ignore_result")),
+        header=header,
+        headers=headers | {HEADER: {name: value for name, value in ours.items() if name != "reply_to"}},
+        body=body,
+        properties={name: value for name, value in message.items() if name not in ("headers", "body")},
+        not_before=_moment("eta", headers.get("eta")),
+        expires_at=_moment("expires", headers.get("expires")),
+        time_limit_seconds=header.time_limit_seconds or _seconds("timelimit", time_limits[0]),
+        digest=hashlib.sha256(f"{task}\0{header.resources.shape}\0{body}".encode("utf-8", "surrogatepass")).hexdigest(),
+    )
+
+
+def _header(ours: Any) -> JobHeader:
+    if not isinstance(ours, dict):
+        raise ProtocolError(f"the header {HEADER!r} is no JSON object")
+    if ours.get("version") != VERSION:
+        raise ProtocolError(
+            f"the message has version {ours.get('version')!r} of the protocol and this scheduler speaks {VERSION}: "
+            "use the same release of cyxwiz-tasks on both sides"
+        )
+    try:
+        return JobHeader.model_validate(ours)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or HEADER
+        raise InvalidJob(field, first["msg"].removeprefix("Value error, ")) from None
+
+
+def _moment(field: str, value: Any) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise InvalidJob(field, f"{value!r} is not a time in ISO 8601") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _seconds(field: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InvalidJob(field, f"{value!r} is not a number of seconds")
+    return float(value)
+
+
+def for_node(
+    headers: dict[str, Any], body: str, properties: dict[str, Any], assignment: Assignment, publication: int = 1
+) -> str:
+    """The message that puts an attempt into its node's queue: the same body and headers, and our assignment.
+
+    `eta` and `expires` are gone: the scheduler has judged them, and a node that judged `expires` once more would drop
+    the message without a report. `publication` counts the times that this attempt was published, so that no two
+    messages share a delivery tag.
+    """
+    queue = node_queue(assignment.node)
+    message = properties | {
+        "body": body,
+        "headers": headers | {"eta": None, "expires": None, ASSIGNMENT_HEADER: assignment.model_dump(mode="json")},
+        "properties": properties["properties"]
+        | {
+            "priority": 0,
+            "delivery_tag": f"{assignment.token}.{publication}",
+            "delivery_info": {"exchange": "", "routing_key": queue},
+        },
+    }
+    return json.dumps(message)

@@ -1,0 +1,102 @@
+"""What one turn of the scheduler says after its commit, sent in one round trip.
+
+Celery states are written as Celery's Redis backend writes them (the same key, the same JSON, SETEX and PUBLISH), but
+without its look at the old state first: the record has just decided what the state is. Within the pipeline a job's
+state goes out before its message to the node, so the node's STARTED comes after our ASSIGNED.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from typing import Any
+
+import redis
+
+from cyxwiz_tasks.protocol import REJECTED, Ack, Acks, Message, Update, control_key, node_queue, progress_key
+
+STATE_PREFIX = "celery-task-meta-"
+#: how long an answer waits for whoever asked; the asker has given up before
+REPLY_TTL_SECONDS = 60
+#: how long a node that is away may take to read what it was told; it registers again afterwards in any case
+CONTROL_TTL_SECONDS = 3600
+_REJECTED_KEPT = 1000
+_REJECTED_HEAD_BYTES = 2048
+
+
+class Outbox:
+    """Collects commands in the order in which they go out. `result_ttl_seconds`: how long states and streams stay."""
+
+    def __init__(self, result_ttl_seconds: int) -> None:
+        self.result_ttl_seconds = result_ttl_seconds
+        self._commands: list[tuple[Any, ...]] = []
+        self._acks: dict[str, list[Ack]] = {}
+
+    def __len__(self) -> int:
+        return len(self._commands) + len(self._acks)
+
+    def state(
+        self, job_id: str, state: str, result: Any, *, done_at: str | None = None, only_if_none: bool = False
+    ) -> None:
+        """The job's state in Celery's result backend; `only_if_none` leaves one that is there alone."""
+        key = STATE_PREFIX + job_id
+        meta = json.dumps(
+            {
+                "status": state,
+                "result": result,
+                "traceback": None,
+                "children": [],
+                "date_done": done_at,
+                "task_id": job_id,
+            }
+        )
+        if only_if_none:
+            self._commands.append(("SET", key, meta, "EX", self.result_ttl_seconds, "NX"))
+        else:
+            self._commands.append(("SETEX", key, self.result_ttl_seconds, meta))
+            self._commands.append(("PUBLISH", key, meta))
+
+    def update(self, job_id: str, update: Update) -> None:
+        """One entry of the job's progress stream; after one of kind "end" the stream lives on for a while only."""
+        self._commands.append(("XADD", progress_key(job_id), "*", "update", update.model_dump_json(exclude_none=True)))
+        if update.kind == "end":
+            self._commands.append(("EXPIRE", progress_key(job_id), self.result_ttl_seconds))
+
+    def to_node(self, node_id: str, message: str) -> None:
+        """A Celery message into a node's queue."""
+        self._commands.append(("LPUSH", node_queue(node_id), message))
+
+    def control(self, node_id: str, control: Message) -> None:
+        self._commands.append(("LPUSH", control_key(node_id), control.model_dump_json()))
+        self._commands.append(("EXPIRE", control_key(node_id), CONTROL_TTL_SECONDS))
+
+    def ack(self, reply_to: str | None, ack: Ack) -> None:
+        """The word on one submission; those for one key go out as one message."""
+        if reply_to is not None:
+            self._acks.setdefault(reply_to, []).append(ack)
+
+    def reply(self, reply_to: str | None, reply: Message) -> None:
+        if reply_to is not None:
+            self._commands.append(("LPUSH", reply_to, reply.model_dump_json()))
+            self._commands.append(("EXPIRE", reply_to, REPLY_TTL_SECONDS))
+
+    def reject(self, source: str, raw: bytes, reason: str) -> None:
+        """Put a message that nobody could read where a person can look at its head."""
+        entry = {
+            "source": source,
+            "reason": reason,
+            "bytes": len(raw),
+            "sha256": hashlib.sha256(raw).hexdigest(),
+            "head": raw[:_REJECTED_HEAD_BYTES].decode("utf-8", "replace"),
+            "at": time.time(),
+        }
+        self._commands.append(("LPUSH", REJECTED, json.dumps(entry)))
+        self._commands.append(("LTRIM", REJECTED, 0, _REJECTED_KEPT - 1))
+
+    def write(self, pipe: redis.client.Pipeline) -> None:
+        """Add everything to a pipeline, acks last: whoever reads one finds all the rest."""
+        for reply_to, acks in self._acks.items():
+            self.reply(reply_to, Acks(acks=tuple(acks)))
+        for command in self._commands:
+            pipe.execute_command(*command)

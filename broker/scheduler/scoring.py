@@ -1,0 +1,92 @@
+"""The score of a node for a job: four parts of 0..1, weighed. The formulas stand in docs/scheduling.md.
+
+Reputation, availability and uptime are the node's own and change only with the node, so the cluster keeps their
+weighted sum (`standing`) ready for each node; only the fit differs from shape to shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.scheduler.demand import Demand
+from broker.scheduler.node import Node
+from cyxwiz_tasks.errors import InvalidSettings
+
+#: stands for "no GPU there" where memories are sorted; sums of it stay below 2**63
+NO_GPU = 2**52
+
+
+class Parts(NamedTuple):
+    """The four parts of a score, each 0..1, before they are weighed. Also used for the weights themselves."""
+
+    reputation: float
+    availability: float
+    fit: float
+    uptime: float
+
+
+def normalised(weights: tuple[float, float, float, float]) -> Parts:
+    """Weights that sum to 1. Raises InvalidSettings if one is negative or all are 0."""
+    total = sum(weights)
+    if min(weights) < 0 or total <= 0:
+        raise InvalidSettings(
+            f"score_weights: {weights} has a negative weight or none above 0. Write four numbers for reputation, "
+            "availability, capability fit and uptime, such as CYXWIZ_SCORE_WEIGHTS='[40, 30, 20, 10]'"
+        )
+    return Parts(*(weight / total for weight in weights))
+
+
+def standing(node: Node, weights: Parts) -> float:
+    """The part of the score that is the same for every shape."""
+    return (
+        weights.reputation * node.reputation + weights.availability * node.availability + weights.uptime * node.uptime
+    )
+
+
+def fit(node: Node, demand: Demand, positions: tuple[int, ...]) -> float:
+    """How tightly the job fits: wished memory over free memory of the GPUs it would get, at most 1.
+
+    A job without GPUs fits a node without GPUs (1), and keeps off the others while it can (0).
+    """
+    if not demand.gpus:
+        return 0.0 if node.gpu_memory_total else 1.0
+    free = sum([node.gpu_free[at] for at in positions])
+    return min(1.0, demand.gpus * demand.wished_gpu_memory_bytes / free)
+
+
+def parts(node: Node, demand: Demand, positions: tuple[int, ...]) -> Parts:
+    """The parts of a node's score before the job is placed there, on these GPUs."""
+    return Parts(node.reputation, node.availability, fit(node, demand, positions), node.uptime)
+
+
+def gpu_fit(
+    demand: Demand, admitted: NDArray[np.bool_], free: NDArray[np.int64], memory: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """`fit` for many nodes at once: arrays of shape (nodes, GPUs) in, (nodes,) out.
+
+    Returns where the job has its GPUs now, and how tightly; the second means nothing where the first is False.
+    """
+    wanted = demand.gpus
+    if admitted.shape[1] < wanted:
+        return np.zeros(len(admitted), bool), np.zeros(len(admitted))
+    usable = admitted & (free >= (demand.gpu_memory_bytes if demand.shared else memory))
+    has = np.where(usable, free, NO_GPU)
+    if wanted == 1:
+        total = largest = has.min(axis=1)
+    else:
+        tightest = np.sort(has, axis=1)[:, :wanted]
+        total, largest = tightest.sum(axis=1), tightest[:, -1]
+    return largest < NO_GPU, np.minimum(1.0, wanted * demand.wished_gpu_memory_bytes / total)
+
+
+def constant_fit(demand: Demand, memory: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`fit` for nodes whose GPUs are all alike and used by one job each, or that have none; shapes as in `gpu_fit`."""
+    each = memory.max(axis=1)
+    if not demand.gpus:
+        return (each == 0).astype(np.float64)
+    wished = demand.gpus * demand.wished_gpu_memory_bytes
+    tightness: NDArray[np.float64] = np.minimum(1.0, wished / (demand.gpus * np.maximum(each, 1)))
+    return tightness

@@ -1,0 +1,143 @@
+"""Runs services as child processes: each with a log file, restarted with backoff when it dies, stopped in order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyxwiz_tasks.errors import ServerUnavailable
+
+#: pauses before the first, second, ... restart in a row
+BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+#: a service that ran so long starts anew with the shortest pause
+STEADY_SECONDS = 60.0
+LOOK_EVERY_SECONDS = 0.1
+LOG_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Service:
+    """One `cyxwiz ...` command; `ready_text` is what its log says once it serves."""
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    ready_text: str
+    #: SIGKILL follows this long after SIGTERM
+    stop_timeout_seconds: float = 20.0
+
+
+@dataclass
+class Running:
+    service: Service
+    log_file: Path
+    process: subprocess.Popen[bytes] | None = None
+    log_start: int = 0
+    started_at: float = 0.0
+    restarts_in_a_row: int = 0
+    restart_at: float | None = None
+    announced: bool = False
+
+    def start(self) -> None:
+        with open(self.log_file, "ab") as log:
+            self.log_start = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cyxwiz_tasks.cli.main", *self.service.arguments],
+                env=os.environ | dict(self.service.environment) | {"PYTHONUNBUFFERED": "1", "CYXWIZ_SUPERVISED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C at the terminal reaches the supervisor alone, which stops its services in order.
+                process_group=0,
+            )
+        self.started_at, self.restart_at, self.announced = time.monotonic(), None, False
+
+    def output(self) -> str:
+        """What it wrote since its last start."""
+        with open(self.log_file, "rb") as log:
+            log.seek(self.log_start)
+            return log.read().decode(errors="replace")
+
+    def ready_line(self) -> str | None:
+        """The line of its log that says it serves, once it is there."""
+        return next((line for line in self.output().splitlines() if self.service.ready_text in line), None)
+
+
+class Supervisor:
+    """Starts, watches and stops services. Use it from the main thread alone: a child dies with the thread it is of."""
+
+    def __init__(self, services: Sequence[Service], log_folder: Path, announce: Callable[[Running, str], None]) -> None:
+        """`announce(service, event)` is called with "ready", "died" and "stopped"."""
+        log_folder.mkdir(parents=True, exist_ok=True)
+        self.running = [Running(service, log_folder / f"{service.name}.log") for service in services]
+        self.announce = announce
+
+    def start(self, timeout_seconds: float = 90.0, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Start all and wait until each serves.
+
+        Raises ServerUnavailable with the end of its log if one dies first or takes too long.
+        """
+        for running in self.running:
+            running.start()
+        deadline = time.monotonic() + timeout_seconds
+        while waiting := [running for running in self.running if not running.announced]:
+            for running in waiting:
+                self._announce_if_ready(running)
+                if not running.announced and running.process is not None and running.process.poll() is not None:
+                    raise self._failure(running, f"ended with status {running.process.returncode}")
+            if time.monotonic() > deadline:
+                raise self._failure(waiting[0], f"was not ready within {timeout_seconds:g} s")
+            if cancelled():
+                return
+            time.sleep(LOOK_EVERY_SECONDS / 5)
+
+    def watch(self, until: Callable[[], bool]) -> None:
+        """Restart what dies until told to stop."""
+        while not until():
+            now = time.monotonic()
+            for running in self.running:
+                self._look_after(running, now)
+            time.sleep(LOOK_EVERY_SECONDS)
+
+    def stop(self) -> None:
+        """SIGTERM each, the last started first, and wait for it; SIGKILL what does not end."""
+        for running in reversed(self.running):
+            process = running.process
+            if process is None:
+                continue
+            process.terminate()
+            try:
+                process.wait(running.service.stop_timeout_seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            running.process = None
+            self.announce(running, "stopped")
+
+    def _look_after(self, running: Running, now: float) -> None:
+        if running.restart_at is not None:
+            if now >= running.restart_at:
+                running.start()
+        elif running.process is not None and running.process.poll() is not None:
+            if now - running.started_at > STEADY_SECONDS:
+                running.restarts_in_a_row = 0
+            pause = BACKOFF_SECONDS[min(running.restarts_in_a_row, len(BACKOFF_SECONDS) - 1)]
+            running.restarts_in_a_row += 1
+            running.restart_at = now + pause
+            self.announce(running, "died")
+        elif not running.announced:
+            self._announce_if_ready(running)
+
+    def _announce_if_ready(self, running: Running) -> None:
+        if running.ready_line() is not None:
+            running.announced = True
+            self.announce(running, "ready")
+
+    def _failure(self, running: Running, what: str) -> ServerUnavailable:
+        tail = running.output()[-LOG_TAIL_BYTES:].strip()
+        return ServerUnavailable(f"{running.service.name} {what}; its log ({running.log_file}) ends:\n{tail}")

@@ -1,0 +1,219 @@
+"""Client: submit jobs and ask about them. It speaks to Redis alone; what the record knows, the scheduler answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from functools import lru_cache
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import redis
+from celery import Celery
+from celery.canvas import Signature
+
+from cyxwiz_tasks.broker_connection import connect, reached
+from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.errors import CyxwizError, SchedulerUnavailable
+from cyxwiz_tasks.explanation import Explanation
+from cyxwiz_tasks.handle import JobHandle
+from cyxwiz_tasks.ids import new_id, parse_id
+from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Why, reply_key
+from cyxwiz_tasks.requests import Requests, named_error
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.settings import settings
+from cyxwiz_tasks.submission import Submission, prepare
+from cyxwiz_tasks.training_job import TrainingJob
+
+Job: TypeAlias = TrainingJob | Signature
+
+#: Messages in one pipeline: large enough that round trips vanish, small enough that Redis serves others in between.
+CHUNK = 500
+#: Nothing heard for so long, and nothing left in the inbox: the messages went with a Redis that lost its memory.
+RESEND_SECONDS = 5.0
+
+
+class Client:
+    """Submits jobs to the scheduler of a broker and asks it about them. Safe for threads; close it, or use `with`.
+
+    Without a URL: CYXWIZ_BROKER_URL, or the stack that `cyxwiz up` started here. Every method raises ServerUnavailable
+    if Redis does not answer and SchedulerUnavailable if no scheduler does; the constructor raises NoStack.
+    """
+
+    def __init__(self, broker_url: str | None = None, *, app: Celery | None = None) -> None:
+        self.broker_url = broker_url or settings().broker()
+        self.app = app or make_app(self.broker_url)
+        self.connection: redis.Redis = connect(self.broker_url)
+        self.requests = Requests(self.connection, self.broker_url)
+
+    def submit(
+        self,
+        job: Job,
+        *,
+        resources: Resources | dict[str, Any] | None = None,
+        priority: str | int | None = None,
+        id: str | None = None,
+        idempotency_key: str | None = None,
+        name: str | None = None,
+        owner: str | None = None,
+        project: str | None = None,
+        time_limit: str | float | timedelta | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> JobHandle:
+        """Send one job; return once the scheduler has recorded it, so that it cannot be lost.
+
+        The same `id`, or the same `idempotency_key` of one owner, is the same job: sending it again changes nothing.
+        `wait=False` returns at once. `timeout` is in seconds, by default CYXWIZ_SUBMIT_TIMEOUT_SECONDS.
+        Raises InvalidJob that names the field, JobConflict, JobRefused.
+        """
+        options = {
+            "resources": resources,
+            "priority": priority,
+            "id": id,
+            "idempotency_key": idempotency_key,
+            "name": name,
+            "owner": owner,
+            "project": project,
+            "time_limit": time_limit,
+        }
+        return self.submit_many([(job, options)], wait=wait, timeout=timeout)[0]
+
+    def submit_many(
+        self, jobs: Iterable[Job | tuple[Job, Mapping[str, Any]]], *, wait: bool = True, timeout: float | None = None
+    ) -> list[JobHandle]:
+        """Send many jobs, each alone or with its options of `submit`; return once all are recorded, in their order.
+
+        Nothing is sent if one of them is not valid. `timeout` is the longest silence, in seconds. If the scheduler
+        refuses some, the first refusal is raised and its `accepted` lists the handles of the others.
+        """
+        reply_to = reply_key(new_id()) if wait else None
+        pairs = (job if isinstance(job, tuple) else (job, {}) for job in jobs)
+        submissions = [prepare(self.app, job, dict(options), reply_to) for job, options in pairs]
+        with reached(self.broker_url):
+            self._push(submissions)
+            acks = self._acks(submissions, reply_to, timeout) if reply_to is not None else {}
+        refused = [ack for ack in acks.values() if ack.job is None]
+        handles = [
+            self._handle(submission, acks.get(submission.id))
+            for submission in submissions
+            if not wait or acks[submission.id].job is not None
+        ]
+        if refused:
+            error = named_error(refused[0].error_type, refused[0].error)
+            error.accepted = handles  # type: ignore[attr-defined]
+            raise error
+        return handles
+
+    def get(self, id: str) -> JobHandle:
+        """The handle of a job by its id; whether there is such a job shows when it is asked something.
+
+        Raises InvalidJob if the id is no UUID.
+        """
+        return JobHandle(self, parse_id(id))
+
+    def cancel(self, id: str, reason: str = "") -> Any:
+        """End a job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
+        return self.requests.command(Cancel(job=parse_id(id), reason=reason))
+
+    def job(self, id: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """The record of a job, with its attempts; `id` may be the start of an id, if only one job has it.
+
+        Raises NotFound.
+        """
+        return dict(self.requests.query("job", timeout, id=id))
+
+    def jobs(self, **filters: Any) -> list[dict[str, Any]]:
+        """Records of jobs, newest first. Filters: states (a list), owner, name, limit (100), before (an id)."""
+        return list(self.requests.query("jobs", **filters))
+
+    def nodes(self, **filters: Any) -> list[dict[str, Any]]:
+        """The nodes and what they can do."""
+        return list(self.requests.query("nodes", **filters))
+
+    def events(self, id: str) -> list[dict[str, Any]]:
+        """Every change of a job's state, oldest first. Raises NotFound."""
+        return list(self.requests.query("events", id=parse_id(id)))
+
+    def metrics(self, id: str) -> list[dict[str, Any]]:
+        """What a job reported, oldest first, as the record keeps it. Raises NotFound."""
+        return list(self.requests.query("metrics", id=parse_id(id)))
+
+    def status(self) -> dict[str, Any]:
+        """Counts of jobs and nodes, and who leads."""
+        return dict(self.requests.query("status"))
+
+    def why(self, id: str) -> Explanation:
+        """Where a job stands and, while it waits, what would make it fit. Raises NotFound."""
+        return Explanation(self.requests.command(Why(job=parse_id(id))))
+
+    def plan(self, resources: Resources | dict[str, Any]) -> Explanation:
+        """Where a job with these resources would run now; nothing is sent. Raises InvalidJob."""
+        return Explanation(self.requests.command(Why(resources=Resources.parse(resources))))
+
+    def close(self) -> None:
+        self.connection.close()
+        self.app.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _handle(self, submission: Submission, ack: Ack | None) -> JobHandle:
+        # By its idempotency key a job may be known under another id.
+        known = submission.id if ack is None or ack.job is None else ack.job
+        return JobHandle(self, known, submission.task, ignore_result=submission.ignore_result)
+
+    def _push(self, submissions: Iterable[Submission]) -> None:
+        messages = (submission.message for submission in submissions)
+        for chunk in _chunks(messages, CHUNK):
+            self.connection.lpush(INBOX, *chunk)
+
+    def _acks(self, submissions: list[Submission], reply_to: str, timeout: float | None) -> dict[str, Ack]:
+        seconds = settings().submit_timeout_seconds if timeout is None else timeout
+        waiting = {submission.id: submission for submission in submissions}
+        found: dict[str, Ack] = {}
+        deadline = time.monotonic() + seconds
+        while waiting:
+            acks = self.requests.wait(reply_to, Acks, min(deadline, time.monotonic() + RESEND_SECONDS))
+            if acks is not None:
+                deadline = time.monotonic() + seconds
+                for ack in acks.acks:
+                    waiting.pop(ack.id, None)
+                    found[ack.id] = ack
+            elif time.monotonic() >= deadline:
+                raise _nothing_heard(waiting, seconds)
+            elif not self.connection.exists(INBOX):
+                self._push(waiting.values())
+        return found
+
+
+def _nothing_heard(waiting: Mapping[str, Submission], seconds: float) -> CyxwizError:
+    what = f"job {next(iter(waiting))}" if len(waiting) == 1 else f"{len(waiting)} jobs"
+    return SchedulerUnavailable(
+        f"no scheduler recorded {what} within {seconds:g} s: see that `cyxwiz up` or `cyxwiz scheduler` runs. "
+        "The message waits in Redis and may still be accepted; sending it again with the same id is safe",
+        ids=tuple(waiting),
+    )
+
+
+def _chunks(items: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+@lru_cache(maxsize=16)
+def _client_at(broker_url: str) -> Client:
+    return Client(broker_url)
+
+
+def client_of(app: Celery) -> Client:
+    """The client for an application's broker, one for each broker in this process. Raises NoStack."""
+    return _client_at(app.connection_for_write().as_uri(include_password=True))

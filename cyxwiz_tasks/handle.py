@@ -1,0 +1,178 @@
+"""JobHandle: everything that can be asked of one job.
+
+States, progress and results are pushed: reads block in Redis. All of that is a live view that Redis may lose; the
+record is asked where Redis does not know (any more), and every few seconds of silence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from celery import exceptions
+from celery.result import AsyncResult
+
+from cyxwiz_tasks import outcome
+from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
+from cyxwiz_tasks.errors import NotFound, SchedulerUnavailable
+from cyxwiz_tasks.explanation import Explanation
+from cyxwiz_tasks.job_update import JobUpdate
+from cyxwiz_tasks.protocol import Update, log_key, progress_key
+from cyxwiz_tasks.states import CELERY_STATES, TERMINAL_JOB_STATES, JobState
+from cyxwiz_tasks.streams import entries, read
+
+if TYPE_CHECKING:
+    from cyxwiz_tasks.client import Client
+
+#: Celery's word for "the result backend does not know this task".
+_UNKNOWN = "PENDING"
+
+
+class JobHandle:
+    """One job by its id, which is also its Celery task id. Methods raise ServerUnavailable if Redis does not answer."""
+
+    def __init__(self, client: Client, id: str, task: str | None = None, *, ignore_result: bool = False) -> None:
+        self.client, self.id = client, id
+        #: the Celery task's name, where it is known
+        self.task = task
+        self._ignore_result = ignore_result
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}>"
+
+    @property
+    def async_result(self) -> AsyncResult:
+        """Celery's own view of the job."""
+        return self.client.app.AsyncResult(self.id)
+
+    @property
+    def state(self) -> str:
+        """Celery's name of the job's state: ACCEPTED, ASSIGNED, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED.
+
+        PENDING is a job that nobody has recorded yet.
+        """
+        with reached(self.client.broker_url):
+            state = str(self.async_result.state)
+        if state != _UNKNOWN:
+            return state
+        try:
+            return CELERY_STATES[JobState(self.record()["state"])]
+        except NotFound:
+            return _UNKNOWN
+
+    def record(self, timeout: float | None = None) -> dict[str, Any]:
+        """What the record knows: state, cause, message, times, result, attempts.
+
+        Raises NotFound, SchedulerUnavailable.
+        """
+        return self.client.job(self.id, timeout=timeout)
+
+    def progress(self) -> Iterator[JobUpdate]:
+        """Every update from the job's first on, as they come; ends with the job, by an update of kind "end".
+
+        Where Redis has lost them, those that the record keeps.
+        """
+        seen = False
+        with reached(self.client.broker_url):
+            for fields in entries(self.client.connection, progress_key(self.id), self._is_over):
+                seen = True
+                update = JobUpdate(Update.model_validate_json(fields[b"update"]))
+                yield update
+                if update.kind == "end":
+                    return
+        yield from self._recorded_progress(metrics_too=not seen)
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """Pieces of what the job's processes wrote, from the first on; with `follow` until the job has ended.
+
+        Kept for CYXWIZ_RESULT_TTL_SECONDS after the job.
+        """
+        with reached(self.client.broker_url):
+            for fields in entries(self.client.connection, log_key(self.id), self._is_over if follow else None):
+                if b"text" in fields:
+                    yield fields[b"text"].decode(errors="replace")
+                if b"end" in fields:
+                    return
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end; return what the function returned, or a TrainingResult.
+
+        Raises the job's own exception with its traceback as a note, JobFailed (see its `cause`) where the job's process
+        did not end by an exception of its own, JobCancelled, and TimeoutError after `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = BLOCK_SECONDS if deadline is None else min(BLOCK_SECONDS, max(deadline - time.monotonic(), 0.0))
+            with reached(self.client.broker_url):
+                ended = self._ended(left)
+            if ended is not None:
+                return self._outcome(ended)
+            record = self._record_if_over()
+            if record is not None:
+                return outcome.from_record(record)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"job {self.id} is {self.state} after {timeout:g} s")
+
+    def cancel(self, reason: str = "") -> None:
+        """End the job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
+        self.client.cancel(self.id, reason)
+
+    def why(self) -> Explanation:
+        """Where the job stands; while it waits, what would make it fit. Raises NotFound."""
+        return self.client.why(self.id)
+
+    def _ended(self, seconds: float) -> AsyncResult | None:
+        """Celery's result if the job ends within so many seconds; None if not, or if Celery will never know it."""
+        result = self.async_result
+        if self._ignore_result or result.state == _UNKNOWN:
+            if not self._is_over():
+                self._wait_on_stream(seconds)
+            return None
+        try:
+            result.get(timeout=seconds or 0.001, propagate=False)
+        except exceptions.TimeoutError:
+            return None
+        return result
+
+    def _wait_on_stream(self, seconds: float) -> None:
+        """Wait for the end of a job that Celery never knows, or for the first word on one that it does not know yet."""
+        key, connection = progress_key(self.id), self.client.connection
+        until_end = self._ignore_result or (bool(connection.exists(key)) and self.async_result.state == _UNKNOWN)
+        last, deadline = b"0", time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            found = read(connection, key, last, left)
+            if any(not until_end or Update.model_validate_json(f[b"update"]).kind == "end" for _, f in found):
+                return
+            last = found[-1][0] if found else last
+
+    def _outcome(self, ended: AsyncResult) -> Any:
+        if ended.state == "SUCCESS":
+            return outcome.value_of(self.task or self.record().get("task"), ended.result)
+        record = self._record_if_over()
+        if ended.state == "REVOKED":
+            raise outcome.cancelled(record)
+        error = ended.result
+        if not isinstance(error, BaseException):
+            error = exceptions.TaskError(str(error))
+        raise outcome.failure_of(error, record, ended.traceback)
+
+    def _record_if_over(self) -> dict[str, Any] | None:
+        """The record of a job that has ended; None if it has not, or as long as nobody can tell."""
+        try:
+            record = self.record(timeout=BLOCK_SECONDS)
+        except (NotFound, SchedulerUnavailable):
+            # Not recorded yet; or the scheduler restarts, which is no reason to stop waiting for a job.
+            return None
+        return record if record["state"] in TERMINAL_JOB_STATES else None
+
+    def _is_over(self) -> bool:
+        return self._record_if_over() is not None
+
+    def _recorded_progress(self, *, metrics_too: bool) -> Iterator[JobUpdate]:
+        record = self.record()
+        if metrics_too:
+            for row in self.client.metrics(self.id):
+                yield JobUpdate(Update(kind="progress", state="PROGRESS", values=row))
+        state = CELERY_STATES[JobState(record["state"])]
+        yield JobUpdate(Update(kind="end", state=state, message=record.get("message")))

@@ -1,0 +1,282 @@
+"""The contract on the wire: names of queues and keys in Redis, and the form of every message on them.
+
+A job travels as an ordinary Celery message (protocol 2) with one more header, `cyxwiz` (`JobHeader`). The scheduler
+publishes the same headers and body on one node's queue and adds the header `cyxwiz_assignment` (`Assignment`).
+Everything else is a JSON object in a Redis list with a `kind`: reports go from nodes to the scheduler, controls from
+the scheduler to one node, commands and queries from clients to the scheduler. A sender that waits names a reply key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Cause, Priority
+
+VERSION = 1
+
+INBOX = "cyxwiz.inbox"
+REPORTS = "cyxwiz.reports"
+COMMANDS = "cyxwiz.commands"
+QUERIES = "cyxwiz.queries"
+#: messages that nobody here could read, newest first, capped
+REJECTED = "cyxwiz.rejected"
+#: sorted set: node id -> time of its last beat by Redis' own clock, seconds
+BEATS = "cyxwiz.beats"
+
+HEADER = "cyxwiz"
+ASSIGNMENT_HEADER = "cyxwiz_assignment"
+
+#: The task that trains a `TrainingJob`.
+TRAIN_TASK = "cyxwiz.train"
+#: Celery's event type with which a running job shows its progress in Flower.
+PROGRESS_EVENT = "task-progress"
+
+
+def node_queue(node_id: str) -> str:
+    """The Celery queue that one node consumes."""
+    return f"node.{node_id}"
+
+
+def control_key(node_id: str) -> str:
+    """The list in which one node finds what it is told to do."""
+    return f"cyxwiz.control.{node_id}"
+
+
+def reply_key(request_id: str) -> str:
+    """The list on which whoever made a request waits for its answer."""
+    return f"cyxwiz.reply.{request_id}"
+
+
+def telemetry_key(node_id: str) -> str:
+    """The text with a node's newest telemetry, as JSON."""
+    return f"cyxwiz.telemetry.{node_id}"
+
+
+def progress_key(job_id: str) -> str:
+    """The stream of a job's updates: entries with one field `update`, a JSON object (`Update`)."""
+    return f"cyxwiz.progress.{job_id}"
+
+
+def log_key(job_id: str) -> str:
+    """The stream of a job's output: entries with one field `text`; an entry with the field `end` is the last."""
+    return f"cyxwiz.log.{job_id}"
+
+
+class Message(BaseModel):
+    """A message of ours. Unknown fields are ignored, so that a newer sender is understood."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class JobHeader(Message):
+    """The header `cyxwiz` of a job's Celery message: what the scheduler and the node must know of it."""
+
+    version: int = VERSION
+    #: `module:function` that the job's process imports; None for the tasks that come with this project
+    entry: str | None = None
+    #: folder on the submitter's machine that holds the module; a node uses it only where it trusts its submitters
+    path: str | None = None
+    #: what people see in lists
+    name: str | None = None
+    resources: Resources = Field(default_factory=Resources)
+    priority: Priority = Priority.NORMAL
+    #: two submissions of one owner with the same key are one job
+    idempotency_key: str | None = None
+    owner: str = ""
+    project: str = ""
+    time_limit_seconds: float | None = None
+    #: where the submitter waits for the scheduler's word, if it does
+    reply_to: str | None = None
+
+
+class Assignment(Message):
+    """The header `cyxwiz_assignment`: one placement of a job on one node.
+
+    A report counts only while `token` is the job's current one.
+    """
+
+    job: str
+    #: 1 for the job's first attempt
+    attempt: int
+    token: int
+    node: str
+    incarnation: str
+    #: indexes of the node's GPUs that the job may use
+    gpus: tuple[int, ...] = ()
+    epoch: int
+
+
+class Ack(Message):
+    """The scheduler's word on one submission: `job` is the id it is recorded under, or `error` says why not."""
+
+    id: str
+    job: str | None = None
+    #: Celery's name of the job's state
+    state: str | None = None
+    #: class name in `cyxwiz_tasks.errors` and its message
+    error_type: str | None = None
+    error: str | None = None
+
+
+class Acks(Message):
+    acks: tuple[Ack, ...]
+
+
+class Update(Message):
+    """One entry of a job's progress stream."""
+
+    #: "state": the job moved; "progress": what it reported; "end": the job has ended, nothing follows
+    kind: Literal["state", "progress", "end"]
+    #: Celery's name of the state
+    state: str | None = None
+    #: the node, by name, where one is known
+    node: str | None = None
+    attempt: int | None = None
+    #: why this node was chosen, or why the job ended as it did
+    message: str | None = None
+    #: a Unix time by the sender's clock, for display alone
+    at: float = 0.0
+    values: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+# Reports: node -> scheduler ---------------------------------------------------------------------------------------
+
+
+class Register(Message):
+    kind: Literal["register"] = "register"
+    node: str
+    incarnation: str
+    name: str
+    #: Celery's name of the worker, as Flower shows it
+    hostname: str
+    capability: Capability
+    #: tokens of the attempts that run there
+    running: tuple[int, ...] = ()
+    reply_to: str | None = None
+
+
+class Left(Message):
+    """The node stops in order: its attempts have ended or go back to the queue."""
+
+    kind: Literal["left"] = "left"
+    node: str
+    incarnation: str
+    reply_to: str | None = None
+
+
+class AttemptReport(Message):
+    """What the reports of an attempt share: with `token` the scheduler fences, `node` says who speaks."""
+
+    node: str
+    incarnation: str
+    job: str
+    attempt: int
+    token: int
+
+
+class Started(AttemptReport):
+    kind: Literal["started"] = "started"
+    pid: int
+    #: "cuda:0", or "cpu"
+    device: str
+
+
+class Ended(AttemptReport):
+    """The attempt is over and its processes are gone."""
+
+    kind: Literal["ended"] = "ended"
+    outcome: Literal["completed", "failed", "cancelled", "preempted"]
+    cause: Cause | None = None
+    #: one or two sentences that a user can act on
+    message: str | None = None
+    exception: str | None = None
+    traceback: str | None = None
+    exit_code: int | None = None
+    #: what the function returned; None too where it is larger than `result_limit_bytes`
+    result: JsonValue = None
+    seconds: float = 0.0
+    reply_to: str | None = None
+
+
+class Metrics(AttemptReport):
+    """Rows for the job's history, each what one `ctx.report()` said and when, in Unix seconds."""
+
+    kind: Literal["metrics"] = "metrics"
+    rows: tuple[dict[str, JsonValue], ...]
+
+
+Report = Annotated[Register | Left | Started | Ended | Metrics, Field(discriminator="kind")]
+REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+
+
+class ReportReply(Message):
+    """`committed` False: the report came from an attempt that is no longer the job's current one."""
+
+    committed: bool
+    message: str | None = None
+
+
+# Controls: scheduler -> one node ----------------------------------------------------------------------------------
+
+
+class Stop(Message):
+    """End an attempt: ask its process, wait `grace_seconds`, end its whole process tree, report `outcome`."""
+
+    kind: Literal["stop"] = "stop"
+    job: str
+    token: int
+    outcome: Literal["cancelled", "preempted"] = "cancelled"
+    grace_seconds: float = 2.0
+
+
+class RegisterAgain(Message):
+    """The scheduler does not know this incarnation of the node (any more)."""
+
+    kind: Literal["register_again"] = "register_again"
+
+
+Control = Annotated[Stop | RegisterAgain, Field(discriminator="kind")]
+CONTROL: TypeAdapter[Control] = TypeAdapter(Control)
+
+
+# Commands and queries: client -> scheduler ------------------------------------------------------------------------
+
+
+class Cancel(Message):
+    kind: Literal["cancel"] = "cancel"
+    job: str
+    reason: str = ""
+    reply_to: str | None = None
+
+
+class Why(Message):
+    """Explain where a job stands; with `resources` and no job, a dry run."""
+
+    kind: Literal["why"] = "why"
+    job: str | None = None
+    resources: Resources | None = None
+    reply_to: str | None = None
+
+
+Command = Annotated[Cancel | Why, Field(discriminator="kind")]
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+
+
+class Query(Message):
+    """A question to the record: `name` is one of broker/scheduler/queries.py, `arguments` its keywords."""
+
+    name: Literal["jobs", "job", "nodes", "events", "metrics", "status"]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    reply_to: str
+
+
+class Reply(Message):
+    """An answer: `value`, or the class name in `cyxwiz_tasks.errors` and the message of what went wrong."""
+
+    value: JsonValue = None
+    error_type: str | None = None
+    error: str | None = None

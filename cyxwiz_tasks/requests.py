@@ -1,0 +1,77 @@
+"""Ask the scheduler: a JSON object into one of its lists, the answer out of a list of one's own."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import redis
+from pydantic import BaseModel, ValidationError
+
+from cyxwiz_tasks import errors
+from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobRefused, ProtocolError, SchedulerUnavailable
+from cyxwiz_tasks.ids import new_id
+from cyxwiz_tasks.protocol import COMMANDS, QUERIES, Cancel, Query, Reply, Why, reply_key
+from cyxwiz_tasks.settings import settings
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Requests:
+    """Commands and queries over one Redis. Safe for threads: each request waits on a list of its own."""
+
+    def __init__(self, connection: redis.Redis, url: str) -> None:
+        self.connection, self.url = connection, url
+
+    def query(self, name: Any, timeout: float | None = None, **arguments: Any) -> Any:
+        """The record's answer to one of the scheduler's queries.
+
+        Raises what the scheduler answered, SchedulerUnavailable, ServerUnavailable.
+        """
+        reply_to = reply_key(new_id())
+        return self._ask(QUERIES, Query(name=name, arguments=arguments, reply_to=reply_to), reply_to, timeout)
+
+    def command(self, command: Cancel | Why, timeout: float | None = None) -> Any:
+        """The leader's answer to a command. Raises what `query` raises."""
+        reply_to = reply_key(new_id())
+        return self._ask(COMMANDS, command.model_copy(update={"reply_to": reply_to}), reply_to, timeout)
+
+    def wait(self, reply_to: str, form: type[Answer], deadline: float) -> Answer | None:
+        """The next message on a reply list, or None once `deadline` of `time.monotonic()` has passed."""
+        while (left := deadline - time.monotonic()) > 0:
+            # Redis takes 0 for "for ever".
+            found = self.connection.blpop([reply_to], timeout=max(0.01, min(left, BLOCK_SECONDS)))
+            if found is not None:
+                try:
+                    return form.model_validate_json(found[1])
+                except ValidationError as error:
+                    raise ProtocolError(
+                        f"the scheduler's answer cannot be read ({error.errors()[0]['msg']}): "
+                        "use the same release of cyxwiz-tasks on both sides"
+                    ) from None
+        return None
+
+    def _ask(self, key: str, request: BaseModel, reply_to: str, timeout: float | None) -> Any:
+        seconds = settings().submit_timeout_seconds if timeout is None else timeout
+        with reached(self.url):
+            self.connection.lpush(key, request.model_dump_json())
+            reply = self.wait(reply_to, Reply, time.monotonic() + seconds)
+        if reply is None:
+            raise SchedulerUnavailable(
+                f"no scheduler answered within {seconds:g} s: see that `cyxwiz up` or `cyxwiz scheduler` runs"
+            )
+        if reply.error_type is not None or reply.error is not None:
+            raise named_error(reply.error_type, reply.error)
+        return reply.value
+
+
+def named_error(error_type: str | None, message: str | None) -> CyxwizError:
+    """The error that the scheduler named: a class of `cyxwiz_tasks.errors` and of nowhere else."""
+    found = getattr(errors, error_type or "", None)
+    if not isinstance(found, type) or not issubclass(found, CyxwizError):
+        found = JobRefused
+    if issubclass(found, InvalidJob):
+        field, _, reason = (message or "").partition(": ")
+        return found(field, reason)
+    return found(message)

@@ -1,0 +1,132 @@
+"""Resources: what a job needs of the node that runs it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cyxwiz_tasks.errors import InvalidJob
+from cyxwiz_tasks.quantities import SizeRange, VersionBounds, name_pattern
+
+LabelValue = str | int | float | bool
+
+#: A card sold as 24 GB reports 22.5 to 24 GiB (a part of it holds error-correcting codes), a machine sold with 16 GB
+#: of memory 15.5: lower bounds on both are met at this share of what was asked.
+NOMINAL_SHARE = 0.93
+
+_GPU_FIELDS = ("gpu_memory", "gpu_model", "compute_capability", "shared")
+
+
+class Resources(BaseModel):
+    """Requirements on one node. Every field that is set must hold; an unset field asks for nothing.
+
+    Sizes are texts such as "24GB..80GB", versions such as ">=8.0", names patterns such as "A100|H100*".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: GPUs that the job gets for itself; asking for anything of a GPU asks for one
+    gpus: int = Field(default=0, ge=0, le=1024)
+    #: memory of each of these GPUs
+    gpu_memory: str | None = None
+    gpu_model: str | None = None
+    compute_capability: str | None = None
+    #: share a GPU with other jobs: takes the lower end of `gpu_memory` on it and leaves the rest
+    shared: bool = False
+    #: CUDA version that the node's driver supports, and the driver's own version
+    cuda: str | None = None
+    driver: str | None = None
+    #: CPU cores and memory that the job takes out of the node's while it runs
+    cpus: int = Field(default=0, ge=0, le=65536)
+    ram: str | None = None
+    #: free disk space in the node's folder
+    disk: str | None = None
+    #: "cuda" or "cpu": the kind of device that the job computes on
+    device: Literal["cuda", "cpu"] | None = None
+    torch: str | None = None
+    os: str | None = None
+    region: str | None = None
+    #: labels that a node was started with; text values are patterns
+    labels: dict[str, LabelValue] = Field(default_factory=dict)
+    #: names or ids of nodes
+    node: str | None = None
+    exclude_nodes: tuple[str, ...] = ()
+
+    @field_validator("gpu_memory", "ram", "disk", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        SizeRange.parse(value)
+        return str(value)
+
+    @field_validator("compute_capability", "cuda", "driver", "torch", mode="before")
+    @classmethod
+    def _version(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        VersionBounds.parse(str(value))
+        return str(value)
+
+    @field_validator("gpu_model", "os", "region", "node")
+    @classmethod
+    def _pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            name_pattern(value)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _any_wish_for_a_gpu_asks_for_one(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("gpus"):
+            wished = [name for name in _GPU_FIELDS if data.get(name)]
+            if "gpus" in data and data["gpus"] == 0 and wished:
+                raise ValueError(f"gpus=0 and {wished[0]} contradict each other: leave one of them out")
+            if wished or data.get("device") == "cuda":
+                return data | {"gpus": 1}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Resources:
+        if self.device == "cpu" and self.gpus:
+            raise ValueError('device="cpu" and a GPU contradict each other: leave one of them out')
+        if self.shared and self.gpu_memory is None:
+            raise ValueError('shared=True needs gpu_memory, such as "6GB": it is what the job takes of the GPU')
+        return self
+
+    @classmethod
+    def parse(cls, value: Resources | dict[str, Any] | None) -> Resources:
+        """Resources out of what a user wrote.
+
+        Raises InvalidJob that names the field and what to write.
+        """
+        if isinstance(value, Resources):
+            return value
+        try:
+            return cls.model_validate(value or {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(["resources", *(str(part) for part in first["loc"])])
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise InvalidJob(field, "there is no such requirement", f"Known are {known}") from None
+            raise InvalidJob(field, first["msg"].removeprefix("Value error, ")) from None
+
+    @cached_property
+    def shape(self) -> str:
+        """Equal for jobs that fit exactly the same nodes: one text in canonical form."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    @property
+    def gpu_memory_bytes(self) -> SizeRange:
+        return SizeRange.parse(self.gpu_memory or 0)
+
+    @property
+    def ram_bytes(self) -> SizeRange:
+        return SizeRange.parse(self.ram or 0)
+
+    @property
+    def disk_bytes(self) -> SizeRange:
+        return SizeRange.parse(self.disk or 0)

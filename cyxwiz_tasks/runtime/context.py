@@ -1,0 +1,132 @@
+"""What a job's function gets as `ctx`: where it runs, how it reports, whether it should stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cyxwiz_tasks.runtime.pipe import Pipe
+
+#: A report is for numbers; what is larger belongs into a file in `ctx.artifacts`.
+REPORT_LIMIT_BYTES = 32 * 1024
+
+
+class JobContext:
+    """The context of a job that runs on a node."""
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        *,
+        job_id: str,
+        attempt: int,
+        device: str,
+        threads: int,
+        artifacts: Path,
+        cache: Path,
+        data_roots: tuple[Path, ...],
+    ) -> None:
+        self._pipe = pipe
+        self._pid = os.getpid()
+        self._stop_asked = False
+        #: whether the function has ever asked `should_stop`: only then is it worth waiting for
+        self.heeds_stop = False
+        self.job_id = job_id
+        #: 1 for the first
+        self.attempt = attempt
+        #: "cuda:0" or "cpu"
+        self.device = device
+        #: CPU threads that this job may use
+        self.threads = threads
+        #: the job's own folder for what it leaves behind; it exists
+        self.artifacts = artifacts
+        #: a folder that all jobs of this node share, for data sets
+        self.cache = cache
+        #: the folders below which local data sets may lie
+        self.data_roots = data_roots
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job was cancelled or its place is needed. Return soon after it turns True."""
+        self.heeds_stop = True
+        return self._stop_asked
+
+    def ask_to_stop(self) -> None:
+        self._stop_asked = True
+
+    def report(self, **values: Any) -> None:
+        """Publish progress: numbers, texts, booleans. Tensors and arrays of one element count as their number.
+
+        Costs microseconds. Raises ValueError above 32 KB, TypeError for what JSON cannot carry, RuntimeError in a
+        process that the job forked.
+        """
+        frame = progress_frame(values)
+        if os.getpid() != self._pid:
+            raise RuntimeError("ctx.report works in the job's own process only: pass the values back to it")
+        self._pipe.send_encoded(frame)
+
+    def log(self, *values: Any) -> None:
+        """A line in the job's log; `print` does the same."""
+        print(*values, flush=True)  # noqa: T201
+
+
+@dataclass
+class LocalContext:
+    """The same for a job that is called directly, without any service: reports are kept, and given to `on_report`."""
+
+    job_id: str = "local"
+    attempt: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    artifacts: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cyxwiz-artifacts-")))
+    cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"cyxwiz-cache-{os.getuid()}")
+    data_roots: tuple[Path, ...] = field(default_factory=lambda: (Path.cwd(),))
+    should_stop: bool = False
+    on_report: Callable[[dict[str, Any]], None] | None = None
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+    def report(self, **values: Any) -> None:
+        """Keep the values as a node would send them. Raises what `JobContext.report` raises."""
+        sent = json.loads(progress_frame(values))["values"]
+        self.reports.append(sent)
+        if self.on_report is not None:
+            self.on_report(sent)
+
+    def log(self, *values: Any) -> None:
+        """A line on standard output."""
+        print(*values, flush=True)  # noqa: T201
+
+
+def progress_frame(values: dict[str, Any]) -> bytes:
+    """The frame `progress`, with the time of the report. Numbers that are not finite become "nan", "inf", "-inf"."""
+    try:
+        text = json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError):
+        text = json.dumps({name: _plain(name, value) for name, value in values.items()}, allow_nan=False)
+    if len(text) > REPORT_LIMIT_BYTES:
+        raise ValueError(
+            f"report of {len(text)} bytes, more than {REPORT_LIMIT_BYTES}: write what is large into ctx.artifacts"
+        )
+    return f'{{"kind":"progress","at":{time.time():.6f},"values":{text}}}'.encode()
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, float):
+        # JSON has no such numbers, and a diverged loss must not end the training.
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(f"{name}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, inner) for inner in value]
+    if getattr(value, "size", None) == 1 or (hasattr(value, "numel") and value.numel() == 1):
+        return _plain(name, value.item())
+    raise TypeError(f"report: {name} is a {type(value).__name__}: give a number, a text or a list of them")

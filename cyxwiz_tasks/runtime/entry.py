@@ -1,0 +1,167 @@
+"""What a job's process does, from its fork to its end. It runs one job and never another."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from cyxwiz_tasks.celery_app import app
+from cyxwiz_tasks.runtime.context import JobContext
+from cyxwiz_tasks.runtime.pipe import Frame, Pipe, decode_value, encode_value
+from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
+from cyxwiz_tasks.runtime.user_module import find_task
+
+#: Finalising an application took 13 ms of a job's start: here it happens once, before the first fork.
+app.finalize()
+
+
+def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
+    """Wait for one job on `pipe_fd`, run it, say how it ended, and exit. Its output goes to `log_fd`."""
+    os.setsid()
+    become_subreaper()
+    die_with_parent(parent_pid)
+    _take_output(log_fd)
+    _reseed()
+    pipe = Pipe(pipe_fd)
+    try:
+        pipe.send({"kind": "ready"})
+        job = pipe.receive()
+    except (EOFError, OSError):
+        os._exit(0)  # the agent is gone, or has no use for this process
+    pipe.send(_run(pipe, job))
+    # Whatever the job registered there (a tracker that uploads its last rows) may still write to the log.
+    atexit._run_exitfuncs()
+    _flush()
+    os._exit(0)
+
+
+def _run(pipe: Pipe, job: Frame) -> Frame:
+    """Run the job and return its last frame."""
+    try:
+        context = _context(pipe, job)
+        threading.Thread(target=_listen, args=(pipe, context), name="cyxwiz-listen", daemon=True).start()
+        task = find_task(job["task"], job["entry"], job["paths"], job["node"])
+        args, kwargs = decode_value(job["arguments"])
+        task.push_request(**job["request"], args=args, kwargs=kwargs)
+        returned = task.run_job(context, tuple(args), kwargs)
+    except SystemExit as error:
+        return {"kind": "exited", "code": error.code if isinstance(error.code, int) else int(error.code is not None)}
+    except BaseException as error:
+        return _raised(error)
+    finally:
+        _flush()
+    try:
+        value = encode_value(returned)
+    except (TypeError, ValueError, RecursionError) as error:
+        return {"kind": "not_json", "type": type(returned).__qualname__, "reason": str(error)}
+    if len(value) > job["result_limit_bytes"]:
+        return {"kind": "too_large", "bytes": len(value)}
+    return {"kind": "returned", "value": value}
+
+
+def _context(pipe: Pipe, job: Frame) -> JobContext:
+    # Before anything initialises CUDA: it reads these once.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
+    os.chdir(job["folder"])
+    return JobContext(
+        pipe,
+        job_id=job["job"],
+        attempt=job["attempt"],
+        device=job["device"],
+        threads=job["threads"],
+        artifacts=Path(job["artifacts"]),
+        cache=Path(job["cache"]),
+        data_roots=tuple(map(Path, job["data_roots"])),
+    )
+
+
+def _listen(pipe: Pipe, context: JobContext) -> None:
+    try:
+        while pipe.receive()["kind"] == "stop":
+            context.ask_to_stop()
+            pipe.send({"kind": "heeds", "stop": context.heeds_stop})
+    except (EOFError, OSError):
+        # The agent is gone and nobody will hear the result: end, with every process of this session.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _raised(error: BaseException) -> Frame:
+    try:
+        # Celery's: for self.retry(), which only tells here, because a job has no broker to publish to.
+        from celery.exceptions import Retry
+
+        if isinstance(error, Retry):
+            cause = None if error.exc is None else _exception(error.exc)
+            return {"kind": "retry", "message": encode_value(dict(error.sig)), "cause": cause}
+        text = "".join(traceback.format_exception(_without_our_frames(error)))
+        return {"kind": "raised", "traceback": text, "memory": _is_out_of_memory(error)} | _exception(error)
+    except Exception:
+        # An exception that cannot even be shown still ends the job as what it is.
+        kind = type(error)
+        return {"kind": "raised", "traceback": "", "memory": False, "type": kind.__qualname__} | {
+            "module": kind.__module__,
+            "args": encode_value([]),
+            "text": kind.__qualname__,
+        }
+
+
+def _exception(error: BaseException) -> Frame:
+    kind, text = type(error), str(error)
+    try:
+        args = encode_value(list(error.args))
+    except (TypeError, ValueError, RecursionError):
+        args = encode_value([text])
+    return {"type": kind.__qualname__, "module": kind.__module__, "args": args, "text": text}
+
+
+def _without_our_frames(error: BaseException) -> BaseException:
+    """Cut the frames of this package off the front: the user's own come first."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("cyxwiz_tasks."):
+        frames = frames.tb_next
+    return error.with_traceback(frames) if frames is not None else error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    # On the CPU torch raises a plain RuntimeError: "DefaultCPUAllocator: can't allocate memory".
+    return "torch.OutOfMemoryError" in names or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def _take_output(log_fd: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log_fd, 1), (log_fd, 2)):
+        os.dup2(source, target)
+    for fd in (null, log_fd):
+        os.close(fd)
+    # By lines: a pipe would be buffered by blocks, and nobody would see what a running job prints.
+    sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc]
+
+
+def _writer(fd: int) -> TextIO:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _reseed() -> None:
+    """Every fork would draw the same numbers from numpy; `random` does it by itself, torch starts from a constant."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue

@@ -1,0 +1,86 @@
+"""Settings, from CYXWIZ_* environment variables and from the file that a running local stack leaves in its home."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cyxwiz_tasks.errors import InvalidSettings, NoStack
+
+
+class Settings(BaseSettings):
+    """What every part of the project may be told from outside. Times are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="CYXWIZ_", extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".cyxwiz")
+    broker_url: SecretStr | None = None
+    database_url: SecretStr | None = None
+
+    #: how long `submit()` waits for the scheduler's commit
+    submit_timeout_seconds: float = Field(default=30.0, gt=0)
+    #: how long Celery's result backend keeps a state, and Redis a job's log and progress
+    result_ttl_seconds: int = Field(default=24 * 3600, gt=0)
+
+    heartbeat_seconds: float = Field(default=0.5, gt=0)
+    #: silent for so long: no new work is placed on the node
+    suspect_after_seconds: float = Field(default=2.0, gt=0)
+    #: silent for so long: its attempts are lost and placed again
+    lease_seconds: float = Field(default=15.0, gt=0)
+
+    #: the score's weights, in this order: reputation, availability, capability fit, uptime
+    score_weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)
+
+    #: a job's log is cut in the middle beyond this
+    log_limit_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
+    #: a result above this stays out of the record and out of Redis: write a file into the artifacts instead
+    result_limit_bytes: int = Field(default=256 * 1024, gt=0)
+    #: how long a job may take to end by itself once it is asked to stop
+    stop_grace_seconds: float = Field(default=2.0, ge=0)
+
+    @property
+    def stack_file(self) -> Path:
+        """Where `cyxwiz up` leaves the addresses of the stack it runs; readable by its owner alone."""
+        return self.home / "stack.json"
+
+    def broker(self) -> str:
+        """The broker's URL, given or of the stack that runs here.
+
+        Raises NoStack if there is neither.
+        """
+        return self._address(self.broker_url, "broker_url")
+
+    def database(self) -> str:
+        """The database's URL, given or of the stack that runs here.
+
+        Raises NoStack if there is neither.
+        """
+        return self._address(self.database_url, "database_url")
+
+    def _address(self, given: SecretStr | None, name: str) -> str:
+        if given is not None:
+            return given.get_secret_value()
+        try:
+            return str(json.loads(self.stack_file.read_text())[name])
+        except (OSError, ValueError, KeyError):
+            raise NoStack(
+                f"no stack is known in {self.home}: start one with `cyxwiz up`, or set CYXWIZ_{name.upper()}"
+            ) from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings, read once.
+
+    Raises InvalidSettings that names the variable and the reason.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "CYXWIZ_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidSettings(f"{name}: {first['msg']}") from None

@@ -1,0 +1,113 @@
+"""Connections to PostgreSQL, and transactions that are run again when the server asked for it or went away."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from cyxwiz_tasks.errors import InvalidSettings, ServerUnavailable
+
+T = TypeVar("T")
+
+#: serialization failure, deadlock, lock not had in time, server shutting down, crashed or starting, too many clients
+RETRIED_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+RETRY_BASE_SECONDS = 0.05
+RETRY_CAP_SECONDS = 1.0
+
+# Statements are prepared, and their plans kept, when the tables may still be empty. For an empty table a sequential
+# scan is the cheapest plan, and a kept one stays while the table grows to millions. Every statement here finds its rows
+# by an index, so the other ways are made expensive; jit would take that cost for a reason to compile.
+PLANNER = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+
+
+def make_engine(
+    url: str,
+    application_name: str,
+    *,
+    pool_size: int = 5,
+    statement_timeout_seconds: float = 30.0,
+    lock_timeout_seconds: float = 10.0,
+    connect_timeout_seconds: int = 5,
+    options: dict[str, str] | None = None,
+) -> Engine:
+    """An engine for `postgresql://...`; `options` are more server settings for its sessions.
+
+    A session that stalls inside a transaction is ended by the server, so that a stopped leader cannot block the next.
+    Raises InvalidSettings if the URL is none of PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidSettings("CYXWIZ_DATABASE_URL: is not a URL: write postgresql://user@host/database") from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise InvalidSettings("CYXWIZ_DATABASE_URL: is not one of PostgreSQL: write postgresql://user@host/database")
+    session = PLANNER | {
+        "statement_timeout": f"{statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{lock_timeout_seconds * 1000:.0f}",
+    }
+    session |= options or {}
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=10.0,
+        # No ping before each use: it would be a round trip per transaction, and with_retries meets a dead connection.
+        pool_pre_ping=False,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": connect_timeout_seconds,
+            "prepare_threshold": 1,
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
+        },
+    )
+
+
+def with_retries(engine: Engine, function: Callable[[Connection], T], *, patience_seconds: float = 15.0) -> T:
+    """The value of `function(tx)`, run in a transaction of its own that is then committed.
+
+    After a deadlock, a serialization failure, a lock that was not had in time, or a lost connection, the whole
+    transaction is run again, with growing pauses of random length. If the connection broke during the commit, the first
+    run may have been committed: `function` must find its own work and go on from there.
+    Raises ServerUnavailable when `patience_seconds` are over.
+    """
+    deadline = time.monotonic() + patience_seconds
+    ceiling = RETRY_BASE_SECONDS
+    while True:
+        try:
+            with engine.begin() as tx:
+                return function(tx)
+        except (DBAPIError, PoolTimeout) as error:
+            if isinstance(error, DBAPIError) and not is_transient(error):
+                raise
+            pause = random.uniform(0, ceiling)  # noqa: S311 - no secret
+            if time.monotonic() + pause > deadline:
+                raise ServerUnavailable(
+                    f"PostgreSQL did not answer for {patience_seconds:g} s ({_first_line(error)}): "
+                    "see that it runs, and what CYXWIZ_DATABASE_URL says"
+                ) from error
+            time.sleep(pause)
+            ceiling = min(2 * ceiling, RETRY_CAP_SECONDS)
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether the same transaction may pass if it is run again."""
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+    if sqlstate is None:
+        # Without a code the error is not the server's word: there is no connection (any more).
+        return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
+    return sqlstate in RETRIED_SQLSTATES or sqlstate.startswith("08") or error.connection_invalidated
+
+
+def _first_line(error: Exception) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

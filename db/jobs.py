@@ -1,0 +1,341 @@
+"""Jobs: accept them, move those that wait, cancel, and what the backlog and the publisher read of them.
+
+Every change is one statement that moves the job and writes its event, so `jobs` is the fold of `events` at any commit.
+What people read (`find`, `get`) is in `db/job_pages.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from cyxwiz_tasks.errors import InvalidJob
+from cyxwiz_tasks.states import Cause, JobState
+from db.moves import sources, waiting_sources
+from db.reports import known_id
+from db.rows import batch, clean, storable
+
+#: owner and idempotency key stand in an index, whose entries PostgreSQL limits to 2,704 bytes
+KEY_LIMIT_CHARACTERS = 255
+#: rows that `waiting` holds in memory at a time
+_STREAM_ROWS = 5000
+
+
+@dataclass
+class NewJob:
+    """A job to record. `id` is the Celery task id, a UUID in its usual form; `digest` is a SHA-256 in hex.
+
+    Raises InvalidJob for what a table cannot hold, so that one bad message never fails the batch it came in.
+    """
+
+    id: str
+    task: str
+    resources: dict[str, Any]
+    shape: str
+    headers: dict[str, Any]
+    body: str
+    properties: dict[str, Any]
+    digest: str
+    #: 0 for low to 3 for critical, `Priority.rank`
+    priority: int = 1
+    entry: str | None = None
+    name: str | None = None
+    owner: str = ""
+    project: str = ""
+    idempotency_key: str | None = None
+    submitted_at: datetime | None = None
+    not_before: datetime | None = None
+    expires_at: datetime | None = None
+    time_limit_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if known_id(self.id) != self.id:
+            raise InvalidJob("id", f'"{self.id}" is not a UUID in its usual form', "Leave the task id out")
+        for field in ("owner", "idempotency_key"):
+            if len(getattr(self, field) or "") > KEY_LIMIT_CHARACTERS:
+                raise InvalidJob(field, f"is longer than {KEY_LIMIT_CHARACTERS} characters")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The record's word on one NewJob: it is `job_id` there, which differs from `id` if its idempotency key was known.
+
+    `conflict`: another job has this id, nothing was recorded. Not created and no conflict: it was recorded before;
+    `same` is then whether what was recorded has this digest, which an idempotency key alone does not say.
+    """
+
+    id: str
+    job_id: str
+    state: JobState
+    created: bool
+    conflict: bool
+    same: bool
+    #: order of acceptance
+    seq: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What the backlog knows of a pending job. Seconds count from now by the database's clock."""
+
+    id: str
+    seq: int
+    task: str
+    name: str | None
+    owner: str
+    project: str
+    priority: int
+    resources: dict[str, Any]
+    shape: str
+    #: attempts so far
+    attempts: int
+    waited_seconds: float
+    starts_in_seconds: float | None
+    expires_in_seconds: float | None
+    #: why it came back to the queue
+    cause: Cause | None
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """The Celery message of a job, to publish it (again)."""
+
+    headers: dict[str, Any]
+    body: str
+    properties: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CancelOutcome:
+    """`before` and `state` differ if the job waited and is cancelled by now; a live one's attempt has to be stopped."""
+
+    job_id: str
+    before: JobState
+    state: JobState
+    token: int | None
+    node_id: str | None
+
+
+# DO NOTHING without a target covers the id and the idempotency key, against the table and within the batch. The rows
+# come in the order of the batch, so `seq` is the order of arrival.
+_ACCEPT = text(
+    """
+    WITH added AS (
+        INSERT INTO jobs (id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, headers,
+            body, properties, digest, state, submitted_at, accepted_at, not_before, expires_at, time_limit_seconds)
+        SELECT id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, headers,
+            body, properties, decode(digest, 'hex'), 'pending', submitted_at, statement_timestamp(), not_before,
+            expires_at, time_limit_seconds
+        FROM json_to_recordset(CAST(:rows AS json)) AS given (
+            id uuid, task text, entry text, name text, owner text, project text, idempotency_key text,
+            priority smallint, resources jsonb, shape text, headers jsonb, body text, properties jsonb, digest text,
+            submitted_at timestamptz, not_before timestamptz, expires_at timestamptz,
+            time_limit_seconds double precision
+        )
+        ON CONFLICT DO NOTHING
+        RETURNING id, seq
+    ), logged AS (
+        INSERT INTO events (job_id, epoch, to_state, actor) SELECT id, :epoch, 'pending', 'client' FROM added
+    )
+    SELECT id::text, seq FROM added"""
+)
+
+_KNOWN = text(
+    """
+    SELECT ordinality, found.*
+    FROM ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS (
+        id uuid, owner text, idempotency_key text, digest text
+    )) WITH ORDINALITY AS given (id, owner, idempotency_key, digest, ordinality)
+    CROSS JOIN LATERAL (
+        SELECT jobs.id::text AS job_id, state, seq, jobs.digest = decode(given.digest, 'hex') AS same, true AS by_id
+        FROM jobs WHERE jobs.id = given.id
+        UNION ALL
+        SELECT jobs.id::text, state, seq, jobs.digest = decode(given.digest, 'hex'), false
+        FROM jobs WHERE jobs.owner = given.owner AND jobs.idempotency_key = given.idempotency_key
+    ) AS found
+    ORDER BY ordinality, by_id"""
+)
+
+
+def accept(tx: Connection, epoch: int, jobs: Sequence[NewJob]) -> list[Accepted]:
+    """Record jobs; the answers stand in the order of `jobs`. Doing it again changes nothing and answers the same."""
+    if not jobs:
+        return []
+    rows = batch(jobs)
+    added: dict[str, int] = {row[0]: row[1] for row in tx.execute(_ACCEPT, {"rows": rows, "epoch": epoch})}
+    # A second message with the same id in one batch is not the one that was added.
+    answers: list[Accepted | None] = [
+        Accepted(job.id, job.id, JobState.PENDING, True, False, True, seq) if (seq := added.pop(job.id, None)) else None
+        for job in jobs
+    ]
+    if None in answers:
+        # Rows come by key first, then by id: what the id says is the last word.
+        for row in tx.execute(_KNOWN, {"rows": rows}):
+            index = row.ordinality - 1
+            known = answers[index]
+            if known is None or not known.created:
+                conflict = row.by_id and not row.same
+                state = JobState(row.state)
+                answers[index] = Accepted(jobs[index].id, row.job_id, state, False, conflict, row.same, row.seq)
+    return [answer for answer in answers if answer is not None]
+
+
+_WAITING = text(
+    """
+    SELECT id::text AS id, seq, task, name, owner, project, priority, resources, shape, attempts,
+        extract(epoch FROM statement_timestamp() - accepted_at)::float8 AS waited_seconds,
+        extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
+        extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds, cause
+    FROM jobs WHERE state = 'pending' ORDER BY priority DESC, seq"""
+)
+
+
+def waiting(tx: Connection) -> Iterator[Waiting]:
+    """Every pending job, the most urgent first, streamed through a cursor: a million of them need little memory."""
+    with tx.execution_options(yield_per=_STREAM_ROWS).execute(_WAITING) as rows:
+        for row in rows:
+            yield Waiting(**dict(row._mapping) | {"cause": Cause(row.cause) if row.cause else None})
+
+
+_MESSAGES = text("SELECT id::text, headers, body, properties FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+
+def messages(tx: Connection, ids: Sequence[str]) -> dict[str, StoredMessage]:
+    """The messages of these jobs, by id."""
+    return {row[0]: StoredMessage(*row[1:]) for row in tx.execute(_MESSAGES, {"ids": list(ids)})}
+
+
+_REPLACE = text(
+    """
+    UPDATE jobs SET headers = CAST(:headers AS jsonb), body = :body, properties = CAST(:properties AS jsonb),
+        not_before = :not_before
+    WHERE id = CAST(:id AS uuid) AND state IN ('pending', 'assigned', 'running', 'held')"""
+)
+
+
+def replace_message(tx: Connection, job_id: str, message: StoredMessage, not_before: datetime | None) -> bool:
+    """Keep a newer message of a job that has not ended: a task that retries itself publishes one with its own id."""
+    values = {
+        "id": job_id,
+        "headers": storable(message.headers),
+        "body": clean(message.body),
+        "properties": storable(message.properties),
+        "not_before": not_before,
+    }
+    return bool(tx.execute(_REPLACE, values).rowcount)
+
+
+_MOVE_WAITING = text(
+    """
+    WITH old AS (
+        SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = ANY(:sources) FOR UPDATE
+    ), moved AS (
+        UPDATE jobs SET state = :state, cause = :cause, message = :message, not_before = NULL,
+            ended_at = CASE WHEN :ends THEN statement_timestamp() END
+        FROM old WHERE jobs.id = old.id
+        RETURNING jobs.id, old.state AS from_state
+    ), logged AS (
+        INSERT INTO events (job_id, epoch, from_state, to_state, cause, actor, detail)
+        SELECT id, :epoch, from_state, :state, :cause, :actor,
+            jsonb_strip_nulls(jsonb_build_object('message', :message ::text))
+        FROM moved
+    )
+    SELECT id::text FROM moved"""
+)
+
+
+def _move_waiting(
+    tx: Connection, epoch: int, ids: Sequence[str], to: JobState, cause: Cause | None, message: str | None, actor: str
+) -> list[str]:
+    values = {
+        "ids": list(ids),
+        "sources": waiting_sources(to),
+        "state": str(to),
+        "cause": cause and str(cause),
+        "message": clean(message),
+        "ends": to in (JobState.CANCELLED, JobState.FAILED),
+        "actor": actor,
+        "epoch": epoch,
+    }
+    return [row[0] for row in tx.execute(_MOVE_WAITING, values)]
+
+
+def cancel_waiting(
+    tx: Connection, epoch: int, ids: Sequence[str], cause: Cause = Cause.CANCELLED, message: str | None = None
+) -> list[str]:
+    """End jobs that wait or are held; the ids of those that did."""
+    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, cause, message, "client")
+
+
+def fail_waiting(tx: Connection, epoch: int, ids: Sequence[str], cause: Cause, message: str) -> list[str]:
+    """Fail pending jobs that will never run; the ids of those that were pending."""
+    return _move_waiting(tx, epoch, ids, JobState.FAILED, cause, message, "scheduler")
+
+
+def hold(tx: Connection, epoch: int, ids: Sequence[str], cause: Cause, message: str) -> list[str]:
+    """Set pending jobs aside until a person releases them; the ids of those that were pending."""
+    return _move_waiting(tx, epoch, ids, JobState.HELD, cause, message, "scheduler")
+
+
+def release(tx: Connection, epoch: int, ids: Sequence[str]) -> list[str]:
+    """Put held jobs back into the queue; the ids of those that were held."""
+    return _move_waiting(tx, epoch, ids, JobState.PENDING, None, None, "client")
+
+
+_EXPIRED = text(
+    """
+    SELECT id FROM jobs WHERE state = 'pending' AND expires_at <= statement_timestamp()
+    ORDER BY expires_at LIMIT :limit"""
+)
+
+
+def expire(tx: Connection, epoch: int, limit: int = 1000) -> list[str]:
+    """Cancel up to `limit` pending jobs that waited past their `expires`; their ids."""
+    ids = [str(row[0]) for row in tx.execute(_EXPIRED, {"limit": limit})]
+    if not ids:
+        return []
+    message = "waited past its `expires`: submit it again, with a later one"
+    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, Cause.EXPIRED, message, "scheduler")
+
+
+_REQUEST_CANCEL = text(
+    """
+    WITH old AS (
+        SELECT id, state, attempts, current_token, node_id, cancel_requested_at IS NOT NULL AS asked
+        FROM jobs WHERE id = CAST(:id AS uuid) FOR UPDATE
+    ), changed AS (
+        UPDATE jobs SET cancel_requested_at = statement_timestamp(), cancel_reason = :reason,
+            state = CASE WHEN old.state = ANY(:waiting) THEN 'cancelled' ELSE old.state END,
+            cause = CASE WHEN old.state = ANY(:waiting) THEN 'cancelled' ELSE cause END,
+            message = CASE WHEN old.state = ANY(:waiting) THEN nullif(:reason, '') ELSE message END,
+            ended_at = CASE WHEN old.state = ANY(:waiting) THEN statement_timestamp() END
+        FROM old WHERE jobs.id = old.id AND NOT old.asked AND old.state = ANY(:sources)
+        RETURNING jobs.state
+    ), logged AS (
+        INSERT INTO events (job_id, node_id, attempt, token, epoch, from_state, to_state, cause, actor, detail)
+        SELECT id, node_id, nullif(attempts, 0), current_token, :epoch, old.state, nullif(changed.state, old.state),
+            'cancelled', 'client', jsonb_build_object('cancel_requested', :reason ::text)
+        FROM old, changed
+    )
+    SELECT id::text, old.state, coalesce(changed.state, old.state), current_token, node_id::text
+    FROM old LEFT JOIN changed ON true"""
+)
+
+
+def request_cancel(tx: Connection, epoch: int, job_id: str, reason: str = "") -> CancelOutcome | None:
+    """Cancel a job that waits; remember the wish for one with an attempt under way. None: there is no such job."""
+    if known_id(job_id) is None:
+        return None
+    values = {
+        "id": job_id,
+        "reason": clean(reason),
+        "waiting": waiting_sources(JobState.CANCELLED),
+        "sources": sources(JobState.CANCELLED),
+        "epoch": epoch,
+    }
+    row = tx.execute(_REQUEST_CANCEL, values).one_or_none()
+    return CancelOutcome(row[0], JobState(row[1]), JobState(row[2]), row[3], row[4]) if row is not None else None

@@ -1,0 +1,115 @@
+"""Placements a second end to end on 1,000 nodes: taken from the inbox, placed, committed, published on node queues."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import redis
+
+from cyxwiz_tasks import Client, Resources
+from cyxwiz_tasks.capability import Capability, Gpu
+from cyxwiz_tasks.protocol import BEATS, REPORTS, Register, reply_key
+from tests.bench.row import Row
+
+NODES, JOBS, SLOTS = 1000, 6000, 8
+GB = 2**30
+DEMANDS = (Resources(), Resources(gpus=1), Resources(gpu_memory="20GB..", shared=True), Resources(cpus=2))
+
+
+def measure(client: Client) -> Row:
+    """The scheduler is halted while the jobs are sent, so that it has the cores for itself afterwards."""
+    import lab_jobs
+
+    server = redis.Redis.from_url(client.broker_url)
+    beating, beats = threading.Event(), [str(uuid.UUID(int=number + 1)) for number in range(NODES)]
+    keeper = threading.Thread(target=_beat, args=(server, beats, beating), daemon=True)
+    keeper.start()
+    for number, node_id in enumerate(beats):
+        _register(server, number, node_id)
+    _wait(lambda: len(client.nodes(limit=2 * NODES)) > NODES)
+    scheduler = _scheduler_process()
+    jobs = [(lab_jobs.add.s(number, 1), {"resources": DEMANDS[number % len(DEMANDS)]}) for number in range(JOBS)]
+    scheduler.send_signal(signal.SIGSTOP)
+    client.submit_many(jobs, wait=False)
+    began = time.monotonic()
+    scheduler.send_signal(signal.SIGCONT)
+    queues = [f"node.{node_id}" for node_id in beats]
+    _wait(lambda: _published(server, queues) >= JOBS * 0.99, seconds=60)
+    rate = _published(server, queues) / (time.monotonic() - began)
+    beating.set()
+    keeper.join()
+    return Row(
+        "placements_per_second_end_to_end",
+        rate,
+        "jobs/s",
+        target=2000,
+        note=f"{NODES} nodes, {JOBS} jobs of {len(DEMANDS)} shapes, one fsync a batch",
+    )
+
+
+def _register(server: redis.Redis, number: int, node_id: str) -> None:
+    gpus = [
+        Gpu(
+            index=index, uuid=f"{number}-{index}", model="Declared 24GB", memory_bytes=24 * GB, compute_capability="8.9"
+        )
+        for index in range(4)
+    ]
+    capability = Capability(
+        hostname=f"host{number}",
+        os="Linux",
+        os_version="declared",
+        architecture="x86_64",
+        python="3.11",
+        cyxwiz="0",
+        cpu_model="declared",
+        cpu_cores=64,
+        ram_bytes=256 * GB,
+        disk_bytes=1024 * GB,
+        disk_free_bytes=1024 * GB,
+        gpus=gpus,
+        slots=SLOTS,
+    )
+    report = Register(
+        node=node_id,
+        incarnation=str(uuid.uuid4()),
+        name=f"declared-{number}",
+        hostname=f"declared-{number}@bench",
+        capability=capability,
+        reply_to=reply_key(f"bench-{number}"),
+    )
+    server.lpush(REPORTS, report.model_dump_json())
+
+
+def _beat(server: redis.Redis, nodes: list[str], stop: threading.Event) -> None:
+    while not stop.wait(0.5):
+        seconds, micros = server.time()
+        server.zadd(BEATS, dict.fromkeys(nodes, seconds + micros / 1e6))
+
+
+def _published(server: redis.Redis, queues: list[str]) -> int:
+    pipe = server.pipeline(transaction=False)
+    for queue in queues:
+        pipe.llen(queue)
+    return sum(pipe.execute())
+
+
+def _scheduler_process() -> psutil.Process:
+    import os
+
+    home = os.environ["CYXWIZ_HOME"]
+    for process in psutil.process_iter():
+        words = process.cmdline()
+        if words[-1:] == ["scheduler"] and home == process.environ().get("CYXWIZ_HOME"):
+            return process
+    raise LookupError(Path(home))
+
+
+def _wait(condition: object, seconds: float = 60.0) -> None:
+    from tests.acceptance.processes import wait_until
+
+    wait_until(condition, seconds)  # type: ignore[arg-type]

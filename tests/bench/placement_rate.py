@@ -1,0 +1,148 @@
+"""How many jobs a second pure placement places, with many nodes and many waiting jobs of few kinds.
+
+The cluster starts empty and fills up; then it is full, and nodes free up in random order, one job at a time.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import uuid
+
+from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.placement import Placer
+from cyxwiz_tasks.capability import Capability, Gpu
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Priority
+
+_GB = 2**30
+#: model, memory in GB, compute capability, GPUs a node
+_CARDS = (
+    ("NVIDIA GeForce RTX 3090", 24, "8.6", 1),
+    ("NVIDIA GeForce RTX 4090", 24, "8.9", 2),
+    ("NVIDIA A100-SXM4-80GB", 80, "8.0", 8),
+    ("NVIDIA H100 80GB HBM3", 80, "9.0", 8),
+    ("Tesla T4", 16, "7.5", 4),
+)
+
+
+def measure(nodes: int, waiting: int, shapes: int, seconds: float) -> float:
+    """Placements a second of processor time: pure computing in one thread, which other programs should not disturb."""
+    return sum(measure_both(nodes, waiting, shapes, seconds)[2:])
+
+
+def measure_both(nodes: int, waiting: int, shapes: int, seconds: float) -> tuple[float, float, float]:
+    """Placements a second (while the cluster fills up, while it is full), and over both together."""
+    chance = random.Random(7)
+    cluster = make_cluster(nodes, chance)
+    kinds = make_shapes(shapes)
+    backlog = Backlog()
+    for number in range(waiting):
+        resources, priority = kinds[chance.randrange(shapes)]
+        backlog.add(Waiting(str(uuid.UUID(int=chance.getrandbits(128))), number, resources, priority))
+    placer = Placer(cluster, backlog)
+    filled, fill_seconds = _fill(placer, seconds / 2)
+    running = filled.copy()
+    while more := placer.place(500):
+        running += [placement.job_id for placement in more]
+    turned, turn_seconds = _turn_over(placer, running, seconds / 2, chance)
+    both = (len(filled) + turned) / (fill_seconds + turn_seconds)
+    return len(filled) / fill_seconds, turned / turn_seconds if turned else 0.0, both
+
+
+def make_cluster(nodes: int, chance: random.Random) -> Cluster:
+    """Nodes with five kinds of GPUs or none."""
+    cluster = Cluster()
+    for number in range(nodes):
+        model, memory, compute, count = _CARDS[number % len(_CARDS)]
+        count = 0 if number % 6 == 5 else count
+        gpus = [
+            Gpu(
+                index=index,
+                uuid=f"GPU-{number}-{index}",
+                model=model,
+                memory_bytes=memory * _GB,
+                compute_capability=compute,
+            )
+            for index in range(count)
+        ]
+        capability = Capability(
+            hostname=f"node-{number}",
+            os="Linux",
+            os_version="Debian GNU/Linux 12 (bookworm)",
+            architecture="x86_64",
+            python="3.11.7",
+            cyxwiz="1.0",
+            cpu_model="AMD EPYC 7763",
+            cpu_cores=32,
+            ram_bytes=256 * _GB,
+            disk_bytes=1000 * _GB,
+            disk_free_bytes=500 * _GB,
+            torch="2.13.0+cu130",
+            cuda="13.0",
+            driver="580.65",
+            region=("eu-west", "us-east", "ap-south")[number % 3],
+            gpus=gpus,
+            slots=max(2, count),
+        )
+        cluster.upsert_node(
+            str(uuid.UUID(int=chance.getrandbits(128))),
+            f"node-{number}",
+            capability,
+            "1",
+            reputation=chance.random(),
+            uptime=chance.random(),
+        )
+    return cluster
+
+
+def make_shapes(count: int) -> list[tuple[Resources, Priority]]:
+    """Distinct requirements, of which every node can serve some."""
+    found = []
+    for number in range(count):
+        wish: dict[str, object] = {
+            0: {},
+            1: {"gpus": 1, "gpu_memory": "12GB.."},
+            2: {"gpu_memory": "6GB", "shared": True},
+            3: {"gpu_memory": "40GB..80GB", "compute_capability": ">=8.0"},
+            4: {"gpus": 2, "gpu_model": "RTX 4090|A100*"},
+            5: {"gpus": 4, "gpu_memory": "16GB"},
+        }[number % 6]
+        wish["cpus"] = 1 + number // 6
+        priority = (Priority.NORMAL, Priority.NORMAL, Priority.HIGH, Priority.LOW)[number // 6 % 4]
+        found.append((Resources.parse(wish), priority))
+    return found
+
+
+def _fill(placer: Placer, seconds: float) -> tuple[list[str], float]:
+    placed: list[str] = []
+    started = time.thread_time()
+    while time.thread_time() - started < seconds:
+        found = placer.place(500)
+        placed += [placement.job_id for placement in found]
+        if len(found) < 500:
+            break
+    return placed, time.thread_time() - started
+
+
+def _turn_over(placer: Placer, running: list[str], seconds: float, chance: random.Random) -> tuple[int, float]:
+    """One job ends, whoever fits takes its place: one call of `place` for each."""
+    running = running.copy()
+    turned = 0
+    started = time.thread_time()
+    while time.thread_time() - started < seconds and running:
+        at = chance.randrange(len(running))
+        placer.cluster.release(running[at])
+        running[at] = running[-1]
+        running.pop()
+        found = placer.place(500)
+        running += [placement.job_id for placement in found]
+        turned += len(found)
+    return turned, time.thread_time() - started
+
+
+if __name__ == "__main__":
+    for arguments in ((100, 10_000, 12), (10_000, 1_000_000, 12), (10_000, 1_000_000, 50)):
+        print(arguments, measure_both(*arguments, seconds=float(sys.argv[1]) if len(sys.argv) > 1 else 6))

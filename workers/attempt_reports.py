@@ -1,0 +1,175 @@
+"""What one attempt says of itself, gathered until the reporter writes it: progress, states, output, metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cyxwiz_tasks.protocol import REPORTS, Assignment, Metrics, Started, Update, log_key, progress_key
+from cyxwiz_tasks.states import PROGRESS, STARTED
+
+Command = tuple[Any, ...]
+
+#: How often each may be written, in seconds: Celery's state, the record's history, Flower's event.
+_STATE_SECONDS, _METRICS_SECONDS, _EVENT_SECONDS = 0.1, 1.0, 0.5
+#: What is kept while Redis is away, or of a job that reports faster than anybody reads.
+_MAX_UPDATES = 2_000
+_MAX_OUTPUT_CHARACTERS = 4 * 2**20
+#: entries that Redis keeps of one job's progress, about
+_STREAM_ENTRIES = 20_000
+
+_Row = tuple[float, dict[str, Any]]
+
+
+class AttemptReports:
+    """Filled by the attempt's thread, emptied by the reporter's."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        node_name: str,
+        *,
+        ttl_seconds: int,
+        wake: Callable[[], None],
+        state_commands: Callable[[str, dict[str, Any]], list[Command]],
+        send_event: Callable[[str], None],
+    ) -> None:
+        """`state_commands` makes what stores a Celery state; `send_event` shows a text in Flower."""
+        self._assignment, self._node_name, self._ttl_seconds = assignment, node_name, ttl_seconds
+        self._wake, self._state_commands, self._send_event = wake, state_commands, send_event
+        self._lock = threading.Lock()
+        self._first: list[Command] = []
+        self._updates: list[_Row] = []
+        self._metrics: list[_Row] = []
+        self._output: list[str] = []
+        self._output_characters = 0
+        self._state: dict[str, Any] | None = None
+        self._next_state = self._next_metrics = self._next_event = 0.0
+        self._ended = False
+        #: set once everything, up to `end`, is in Redis
+        self.written = threading.Event()
+
+    def started(self, pid: int, device: str) -> None:
+        """The process has the job."""
+        report = Started(**self.identity, pid=pid, device=device)
+        update = Update(
+            kind="state", state=STARTED, node=self._node_name, attempt=self._assignment.attempt, at=time.time()
+        )
+        meta = {"node": self._node_name, "attempt": self._assignment.attempt, "pid": pid, "device": device}
+        with self._lock:
+            self._first += [("LPUSH", REPORTS, report.model_dump_json()), *self._state_commands(STARTED, meta)]
+            self._first += self._stream(update)
+        self._wake()
+
+    def progress(self, at: float, values: dict[str, Any]) -> None:
+        """One `ctx.report()`."""
+        with self._lock:
+            for rows in (self._updates, self._metrics):
+                rows.append((at, values))
+                if len(rows) > _MAX_UPDATES:
+                    # Every other one goes, the newest stays: the curve keeps its shape.
+                    del rows[-2::-2]
+            self._state = values
+        self._wake()
+
+    def output(self, text: str) -> None:
+        """Text for the job's log."""
+        with self._lock:
+            self._output.append(text)
+            self._output_characters += len(text)
+            while self._output_characters > _MAX_OUTPUT_CHARACTERS and len(self._output) > 1:
+                dropped = self._output.pop(0)
+                self._output_characters -= len(dropped)
+                self._output[0] = "[... output is missing here: Redis was away ...]\n" + self._output[0]
+        self._wake()
+
+    def end(self) -> None:
+        """Nothing follows: all that has gathered is due, and the log gets its end mark."""
+        with self._lock:
+            self._ended = True
+
+    def take(self, now: float) -> tuple[list[Command], bool]:
+        """The commands for what is due, and whether they are the last."""
+        with self._lock:
+            commands, self._first = self._first, []
+            commands += self._take_output()
+            for at, values in self._updates:
+                commands += self._stream(self._update(at, values))
+            self._updates = []
+            if self._state is not None and (self._ended or now >= self._next_state):
+                commands += self._state_commands(PROGRESS, self._state)
+                state, self._state, self._next_state = self._state, None, now + _STATE_SECONDS
+                if now >= self._next_event:
+                    self._next_event = now + _EVENT_SECONDS
+                    self._send_event(progress_text(state))
+            if self._metrics and (self._ended or now >= self._next_metrics):
+                rows = tuple({"at": at} | values for at, values in self._metrics)
+                commands.append(("LPUSH", REPORTS, Metrics(**self.identity, rows=rows).model_dump_json()))
+                self._metrics, self._next_metrics = [], now + _METRICS_SECONDS
+            return commands, self._ended
+
+    def due(self) -> float | None:
+        """When something that has gathered may be written, by the monotonic clock."""
+        with self._lock:
+            times = []
+            if self._state is not None:
+                times.append(self._next_state)
+            if self._metrics:
+                times.append(self._next_metrics)
+            return min(times, default=None)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields with which every report of this attempt begins."""
+        given = self._assignment
+        return {
+            "node": given.node,
+            "incarnation": given.incarnation,
+            "job": given.job,
+            "attempt": given.attempt,
+            "token": given.token,
+        }
+
+    def _update(self, at: float, values: dict[str, Any]) -> Update:
+        return Update(
+            kind="progress",
+            state=PROGRESS,
+            node=self._node_name,
+            attempt=self._assignment.attempt,
+            at=at,
+            values=values,
+        )
+
+    def _stream(self, update: Update) -> list[Command]:
+        key = progress_key(self._assignment.job)
+        text = update.model_dump_json(exclude_none=True)
+        return [("XADD", key, "MAXLEN", "~", _STREAM_ENTRIES, "*", "update", text), ("EXPIRE", key, self._ttl_seconds)]
+
+    def _take_output(self) -> list[Command]:
+        key = log_key(self._assignment.job)
+        commands: list[Command] = []
+        if self._output:
+            commands.append(("XADD", key, "*", "text", "".join(self._output)))
+            self._output, self._output_characters = [], 0
+        if self._ended:
+            commands.append(("XADD", key, "*", "end", str(self._assignment.attempt)))
+        if commands:
+            commands.append(("EXPIRE", key, self._ttl_seconds))
+        return commands
+
+
+def progress_text(values: dict[str, Any]) -> str:
+    """One line for Flower: "epoch 3/15 step 120/300 loss 0.1234 acc 0.98"."""
+    parts = []
+    for name, value in values.items():
+        if value is None or isinstance(value, dict | list) or name in ("epochs", "steps", "total"):
+            continue
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        if name == "epoch":
+            whole = values.get("epochs")
+        else:
+            whole = (values.get("steps") or values.get("total")) if name == "step" else None
+        parts.append(f"{name.replace('accuracy', 'acc')} {shown}" + (f"/{whole}" if whole is not None else ""))
+    return " ".join(parts)[:200]

@@ -1,0 +1,95 @@
+"""The attempts that run on this node, and the stops that came before their job did."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+
+from cyxwiz_tasks.protocol import Stop
+
+#: A stop whose message never came is forgotten after so many others.
+_REMEMBERED = 10_000
+
+
+class StopRequest:
+    """Asked for once by any thread; the attempt's own thread waits for `fileno` among others."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self._lock = threading.Lock()
+        self.asked: Stop | None = None
+
+    def fileno(self) -> int:
+        return self._read
+
+    def ask(self, stop: Stop) -> None:
+        """The first stop counts, except that a cancel overrules a preemption."""
+        with self._lock:
+            if self._write < 0 or (self.asked is not None and self.asked.outcome == "cancelled"):
+                return
+            self.asked = stop
+            os.write(self._write, b"s")
+
+    def take(self) -> Stop | None:
+        """What was asked for since the last call."""
+        os.read(self._read, 64)
+        return self.asked
+
+    def close(self) -> None:
+        with self._lock:
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+
+class Attempts:
+    """Running attempts by their token and by the pid of their process. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_token: dict[int, tuple[str, int, StopRequest]] = {}
+        self._stopped_before_start: OrderedDict[int, Stop] = OrderedDict()
+
+    def enter(self, job: str, token: int, pid: int, stop: StopRequest) -> None:
+        """An attempt begins; a stop that came earlier is asked for at once."""
+        with self._lock:
+            self._by_token[token] = (job, pid, stop)
+            early = self._stopped_before_start.pop(token, None)
+        if early is not None:
+            stop.ask(early)
+
+    def leave(self, token: int) -> None:
+        """An attempt has ended."""
+        with self._lock:
+            self._by_token.pop(token, None)
+
+    def stop(self, stop: Stop) -> None:
+        """Stop an attempt, now or as soon as it arrives."""
+        with self._lock:
+            found = self._by_token.get(stop.token)
+            if found is None:
+                self._stopped_before_start[stop.token] = stop
+                while len(self._stopped_before_start) > _REMEMBERED:
+                    self._stopped_before_start.popitem(last=False)
+        if found is not None:
+            found[2].ask(stop)
+
+    def cancel_process(self, pid: int) -> None:
+        """Cancel the attempt that runs in this process, if one does."""
+        with self._lock:
+            found = [(job, token, stop) for token, (job, its, stop) in self._by_token.items() if its == pid]
+        for job, token, stop in found:
+            stop.ask(Stop(job=job, token=token, outcome="cancelled"))
+
+    def preempt_all(self, grace_seconds: float) -> None:
+        """The node stops: every attempt gives its place back."""
+        with self._lock:
+            found = [(job, token, stop) for token, (job, _, stop) in self._by_token.items()]
+        for job, token, stop in found:
+            stop.ask(Stop(job=job, token=token, outcome="preempted", grace_seconds=grace_seconds))
+
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of the attempts that run now."""
+        with self._lock:
+            return tuple(self._by_token)

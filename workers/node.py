@@ -1,0 +1,90 @@
+"""The node: who it is, what it may do, and the parts that its jobs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+from celery import Celery
+
+from cyxwiz_tasks.capability import Capability, Gpu
+from cyxwiz_tasks.protocol import Assignment, JobHeader
+from cyxwiz_tasks.settings import Settings
+from workers.attempts import Attempts
+from workers.node_folder import NodeFolder
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """Where the jobs of a node find code and data."""
+
+    #: first on sys.path of a job's process
+    code: tuple[str, ...]
+    #: folders below which local data sets may lie
+    data: tuple[str, ...]
+    #: whether a submitter's own folder is used: only where node and submitter are the same person
+    trust_submitters: bool
+
+
+@dataclass
+class Node:
+    """One run of one node. `incarnation` is new at each start."""
+
+    folder: NodeFolder
+    incarnation: str
+    hostname: str
+    capability: Capability
+    settings: Settings
+    paths: JobPaths
+    app: Celery
+    redis: redis.Redis
+    attempts: Attempts = field(default_factory=Attempts)
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.app.cyxwiz_node = self
+
+    @property
+    def id(self) -> str:
+        return self.folder.id
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def threads_per_job(self) -> int:
+        return max(1, self.capability.cpu_cores // self.capability.slots)
+
+    def gpus_of(self, assignment: Assignment) -> list[Gpu]:
+        """The GPUs that an attempt may use."""
+        return [gpu for gpu in self.capability.gpus if gpu.index in assignment.gpus]
+
+    def code_paths(self, header: JobHeader) -> list[str]:
+        """What goes first on sys.path of a job."""
+        submitted = [header.path] if header.path and self.paths.trust_submitters else []
+        return [*submitted, *self.paths.code]
+
+    def data_roots(self, header: JobHeader) -> list[str]:
+        """Below which folders a job may read local data sets."""
+        submitted = [header.path] if header.path and self.paths.trust_submitters else []
+        return [*submitted, *self.paths.data]
+
+    def artifacts_folder(self, job_id: str) -> Path:
+        """The folder of one job's artifacts, made if it is not there."""
+        folder = self.settings.home / "artifacts" / job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def cache_folder(self) -> Path:
+        folder = self.settings.home / "cache"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def node_of(app: Celery) -> Node:
+    """The node whose application this is."""
+    return cast(Node, cast(Any, app).cyxwiz_node)

@@ -1,0 +1,66 @@
+"""A node's own folder: its id, its measurements, and the logs of its attempts. One worker at a time may use it."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import socket
+import time
+import uuid
+from pathlib import Path
+
+from cyxwiz_tasks.errors import CyxwizError, InvalidSettings
+
+
+class FolderTaken(CyxwizError):
+    """Another worker runs with this node's name here: give this one another `--name`."""
+
+
+class NodeFolder:
+    """`home/nodes/<name>`, locked for as long as this object lives."""
+
+    def __init__(self, home: Path, name: str | None) -> None:
+        """The name defaults to the machine's. Raises InvalidSettings for a bad name, FolderTaken."""
+        self.name = name or socket.gethostname().split(".")[0]
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", self.name):
+            raise InvalidSettings(f'--name: "{self.name}" is not a name: use letters, digits, "_", "." and "-"')
+        self.path = home / "nodes" / self.name
+        (self.path / "attempts").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = open(self.path / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise FolderTaken(f"node {self.name}: {FolderTaken.__doc__} ({self.path})") from None
+        self.id = self._read_or_make_id()
+
+    def attempt_folder(self, token: int) -> Path:
+        """The folder of one attempt, made for it."""
+        folder = self.path / "attempts" / str(token)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def forget_attempts(self, older_than_seconds: float) -> int:
+        """Remove folders of attempts that ended so long ago; returns how many."""
+        limit, removed = time.time() - older_than_seconds, 0
+        for folder in (self.path / "attempts").iterdir():
+            if folder.stat().st_mtime < limit:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+        return removed
+
+    def close(self) -> None:
+        """Let another worker have the folder."""
+        self._lock.close()
+
+    def _read_or_make_id(self) -> str:
+        file = self.path / "id"
+        try:
+            return str(uuid.UUID(file.read_text().strip()))
+        except (OSError, ValueError):
+            made = str(uuid.uuid4())
+        temporary = file.with_suffix(".new")
+        temporary.write_text(made)
+        temporary.replace(file)
+        return made

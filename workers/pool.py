@@ -1,0 +1,123 @@
+"""A Celery pool with one thread and one process of its own for each job: `worker_pool="workers.pool:WarmProcessPool"`.
+
+The process is taken before Celery is told that the job was accepted, so the pid that `revoke(terminate=True)`,
+`inspect` and Flower know is the job's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency.base import apply_target
+from celery.concurrency.thread import ApplyResult, TaskPool
+
+from workers.job_environment import job_environment
+from workers.node import node_of
+from workers.warm_process import ForkFailed, ForkServer, WarmProcess
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = (0.1, 0.5, 2.0, 10.0)
+
+
+class _Current(threading.local):
+    process: WarmProcess
+
+
+#: the process that this thread of the pool has taken
+current = _Current()
+
+
+class Applied(ApplyResult):  # type: ignore[misc]
+    """Celery ends a job through the pool and then through this: the pool has done it."""
+
+    def terminate(self, signum: int) -> None:
+        return None
+
+
+class WarmProcessPool(TaskPool):  # type: ignore[misc]
+    """At most `limit` jobs at a time; one process more than that exists, so that a place is warm when it frees."""
+
+    def on_start(self) -> None:
+        self._node = node_of(self.app)
+        self._server = ForkServer(job_environment(os.environ, self._node.threads_per_job))
+        self._waiting: queue.SimpleQueue[WarmProcess | None] = queue.SimpleQueue()
+        self._wanted = threading.Semaphore(0)
+        self._closing = threading.Event()
+        for _ in range(self.limit):
+            self._waiting.put(self._server.fork())
+        self._wanted.release()
+        self._refiller = threading.Thread(target=self._refill, name="cyxwiz-refill", daemon=True)
+        self._refiller.start()
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        **_: Any,
+    ) -> Applied:
+        def run() -> None:
+            process = current.process = self._take()
+            try:
+                apply_target(target, args, kwargs, callback, accept_callback, pid=process.pid)
+            finally:
+                # For an attempt that never came to it; one that did has ended its tree by now.
+                process.end_tree()
+                process.close()
+                self._wanted.release()
+
+        return Applied(self.executor.submit(run))
+
+    def terminate_job(self, pid: int, signum: int | None = None) -> None:
+        """End a job as cancelled, whatever the signal: its whole tree ends, and the record says why."""
+        self._node.attempts.cancel_process(pid)
+
+    def on_stop(self) -> None:
+        """Give back the places of running jobs, and end every process."""
+        self._closing.set()
+        self._node.attempts.preempt_all(self._node.settings.stop_grace_seconds)
+        for _ in range(self.limit):
+            self._waiting.put(None)
+        super().on_stop()
+        self._wanted.release()
+        self._refiller.join()
+        self._server.stop()
+
+    def on_terminate(self) -> None:
+        self.on_stop()
+
+    def _take(self) -> WarmProcess:
+        while True:
+            process = self._waiting.get()
+            if process is None:
+                raise ForkFailed("the node stops")
+            if not process.has_ended():
+                return process
+            log.warning("waiting process %d ended with %d", process.pid, process.read_exit_code())
+            process.end_tree()
+            process.close()
+            self._wanted.release()
+
+    def _refill(self) -> None:
+        failures = 0
+        while True:
+            self._wanted.acquire()
+            while not self._closing.is_set():
+                try:
+                    self._waiting.put(self._server.fork())
+                    failures = 0
+                    break
+                except ForkFailed as error:
+                    log.error("%s", error)
+                    self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+                    failures += 1
+            if self._closing.is_set():
+                return

@@ -1,0 +1,109 @@
+"""One thread writes to Redis all that running jobs say of themselves; no job ever waits for Redis.
+
+It takes what has gathered, writes it as one pipeline, and keeps it until Redis has it. While Redis is away, what gathers
+is bounded: older progress is thinned out, older output is dropped with a mark (the job's log file has all of it).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import redis
+
+from workers.attempt_reports import AttemptReports, Command
+
+log = logging.getLogger(__name__)
+
+#: between two pipelines: what comes within it travels together
+_GATHER_SECONDS = 0.02
+_RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+class Reporter:
+    """Start it once; each attempt gets its own `AttemptReports` through `watch`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._attempts: list[AttemptReports] = []
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cyxwiz-reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is there and end; what Redis does not take within its time-out is lost."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(5.0)
+
+    def wake(self) -> None:
+        """Something has gathered."""
+        self._wake.set()
+
+    def watch(self, reports: AttemptReports) -> None:
+        """Write what this attempt gathers from now on."""
+        with self._lock:
+            self._attempts.append(reports)
+
+    def finish(self, reports: AttemptReports, timeout_seconds: float) -> bool:
+        """Write all that this attempt has gathered, and nothing of it later. False: Redis did not take it in time."""
+        reports.end()
+        self._wake.set()
+        written = reports.written.wait(timeout_seconds)
+        with self._lock:
+            self._attempts = [other for other in self._attempts if other is not reports]
+        return written
+
+    def _run(self) -> None:
+        due: float | None = None
+        while not self._closing.is_set():
+            self._wake.wait(None if due is None else max(0.0, due - time.monotonic()))
+            self._wake.clear()
+            due = self._write_once()
+            self._closing.wait(_GATHER_SECONDS)
+        self._write_once()
+
+    def _write_once(self) -> float | None:
+        """Write what is due; returns when the next is."""
+        with self._lock:
+            attempts = list(self._attempts)
+        now = time.monotonic()
+        taken = [(reports, reports.take(now)) for reports in attempts]
+        commands = [command for _, (some, _) in taken for command in some]
+        if commands:
+            self._write(commands, lambda: self._wanted(attempts))
+        for reports, (_, last) in taken:
+            if last:
+                reports.written.set()
+        return min((due for reports in attempts if (due := reports.due()) is not None), default=None)
+
+    def _wanted(self, attempts: Iterable[AttemptReports]) -> bool:
+        with self._lock:
+            return not self._closing.is_set() and any(reports in self._attempts for reports in attempts)
+
+    def _write(self, commands: list[Command], wanted: Callable[[], bool]) -> None:
+        for failures in range(1_000_000):
+            try:
+                pipeline = self._client.pipeline(transaction=False)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers = pipeline.execute(raise_on_error=False)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if failures == 0:
+                    log.warning("Redis is away (%s): jobs go on, their progress is kept until it is back", error)
+                if not wanted():
+                    return
+                self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+                continue
+            if failures:
+                log.info("Redis is back")
+            refused = [answer for answer in answers if isinstance(answer, Exception)]
+            if refused:
+                log.warning("Redis refused %d of %d writes: %s", len(refused), len(commands), refused[0])
+            return

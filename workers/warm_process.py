@@ -1,0 +1,200 @@
+"""Processes that wait for a job: forked, imported, finalised; and the fork server that they come from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import cyxwiz_tasks
+from cyxwiz_tasks.errors import CyxwizError
+from cyxwiz_tasks.runtime.forkserver import NUMBER
+from cyxwiz_tasks.runtime.pipe import Pipe
+from workers.attempt_cgroup import AttemptCgroup, CgroupUnavailable
+from workers.out_of_memory import oom_kill_count
+from workers.process_tree import kill_tree, orphans_of, started_at
+
+log = logging.getLogger(__name__)
+
+_END_SECONDS = 10.0
+
+
+class ForkFailed(CyxwizError):
+    """No process could be started for a job: the machine is out of memory or of processes, or torch cannot load."""
+
+
+class WarmProcess:
+    """A process that waits for a job, or runs it. Owned by one thread at a time."""
+
+    def __init__(self, server: ForkServer, pid: int, pipe: Pipe, log_fd: int, status_fd: int) -> None:
+        self._server = server
+        self.pid = pid
+        self.pipe = pipe
+        #: read end of the process's standard output and error
+        self.log_fd = log_fd
+        #: turns readable when the process has ended
+        self.status_fd = status_fd
+        self._started = started_at(pid)
+        self._exit_code: int | None = None
+        self._ended = False
+        self._cgroup = _cgroup_of(pid)
+        self._memory_kills = oom_kill_count(self._cgroup)
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone already."""
+        poll = select.poll()
+        poll.register(self.status_fd, select.POLLIN)
+        return self._exit_code is not None or bool(poll.poll(0))
+
+    def read_exit_code(self) -> int:
+        """Wait for the end and return the exit code; negative: the signal that ended it."""
+        if self._exit_code is None:
+            number = os.read(self.status_fd, NUMBER.size)
+            # Nothing there: the fork server itself was killed, and this process with it.
+            self._exit_code = NUMBER.unpack(number)[0] if len(number) == NUMBER.size else -9
+        return self._exit_code
+
+    def kernel_ran_out_of_memory(self) -> bool:
+        """Whether the kernel has killed for memory since this process began."""
+        return oom_kill_count(self._cgroup) > self._memory_kills
+
+    def end_tree(self, grace_seconds: float = 0.0) -> list[int]:
+        """End the process and everything it started. Returns the pids that would not die.
+
+        With a grace they are asked by SIGTERM first, which ends whoever does not handle it.
+        """
+        if self._ended:
+            return []
+        self._ended = True
+        left = []
+        if self._cgroup is None or grace_seconds > 0:
+            left = kill_tree(self.pid, grace_seconds, started=self._started)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+            left = [] if self._cgroup.wait_empty(_END_SECONDS) else self._cgroup.pids()
+            with suppress(OSError):
+                self._cgroup.remove()
+        self._server.forget(self.pid)
+        return left
+
+    def close(self) -> None:
+        """Let go of the descriptors. The tree must have ended."""
+        self.pipe.close()
+        for fd in (self.log_fd, self.status_fd):
+            os.close(fd)
+
+
+class ForkServer:
+    """The agent's end of `cyxwiz_tasks.runtime.forkserver`, started again whenever it is gone."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._living: set[int] = set()
+
+    def fork(self) -> WarmProcess:
+        """A new process that is ready for a job. Raises ForkFailed."""
+        ours, theirs = socket.socketpair()
+        log_read, log_write = os.pipe()
+        status_read, status_write = os.pipe()
+        try:
+            with self._lock:
+                socket.send_fds(self._started(), [b"f"], [theirs.fileno(), log_write, status_write])
+                os.close(status_write)
+                status_write = -1
+                number = os.read(status_read, NUMBER.size)
+                if len(number) != NUMBER.size:
+                    raise ForkFailed
+                pid = NUMBER.unpack(number)[0]
+                self._living.add(pid)
+        except OSError as error:
+            self._let_go(ours.detach(), log_read, status_read)
+            raise ForkFailed(f"{ForkFailed.__doc__} ({error})") from error
+        except ForkFailed:
+            self._let_go(ours.detach(), log_read, status_read)
+            raise
+        finally:
+            theirs.close()
+            self._let_go(log_write, status_write)
+        process = WarmProcess(self, pid, Pipe(ours.detach()), log_read, status_read)
+        try:
+            process.pipe.receive()
+        except (EOFError, OSError):
+            output = os.read(log_read, 4096).decode(errors="replace")
+            process.end_tree()
+            process.close()
+            raise ForkFailed(f"a job's process ended before it was ready: {output[-500:]}") from None
+        return process
+
+    def forget(self, pid: int) -> None:
+        """The process has ended; end what it left to its reaper."""
+        with self._lock:
+            self._living.discard(pid)
+            if self._process is None:
+                return
+            # Under the lock, so that no fork is under way whose pid is not known yet.
+            orphans = orphans_of(self._process.pid, self._living)
+        for orphan in orphans:
+            kill_tree(orphan.pid, started=orphan.started)
+
+    def stop(self) -> None:
+        """End the server and with it every process that came from it."""
+        with self._lock:
+            if self._process is None or self._control is None:
+                return
+            self._control.close()
+            try:
+                self._process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                kill_tree(self._process.pid)
+                self._process.wait()
+            self._process = self._control = None
+
+    def _started(self) -> socket.socket:
+        if self._process is not None and self._control is not None:
+            if self._process.poll() is None:
+                return self._control
+            log.warning("the fork server ended with status %s: starting it again", self._process.returncode)
+            self._control.close()
+            self._living.clear()
+        ours, theirs = socket.socketpair()
+        # Not the user's folder as working directory: Python puts that first on the path, and it may hold anything.
+        code_folder = Path(cyxwiz_tasks.__file__).resolve().parent.parent
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cyxwiz_tasks.runtime.forkserver", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=self._environment,
+                cwd=code_folder,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._control = ours
+        return ours
+
+    @staticmethod
+    def _let_go(*fds: int) -> None:
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _cgroup_of(pid: int) -> AttemptCgroup | None:
+    """A cgroup for this process, made ahead of the job: moving a process takes the kernel milliseconds."""
+    if not AttemptCgroup.available():
+        return None
+    try:
+        cgroup = AttemptCgroup.create(f"{os.getpid()}-{pid}")
+        cgroup.add(pid)
+    except (CgroupUnavailable, OSError) as error:
+        log.warning("no cgroup for process %d: %s", pid, error)
+        return None
+    return cgroup
