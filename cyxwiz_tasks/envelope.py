@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +37,9 @@ _MESSAGE_OPTIONS = (
     "replaced_task_nesting",
 )
 
+#: As much as Celery keeps.
+_REPR_CHARACTERS = 1024
+
 
 def envelope(
     app: Celery, task: str, job_id: str, arguments: tuple[Any, Mapping[str, Any]], options: Mapping[str, Any]
@@ -56,6 +58,9 @@ def envelope(
         dict(arguments[1]),
         callbacks=_listed(options.get("link")),
         errbacks=_listed(options.get("link_error")),
+        # What Flower shows of them. Celery's own `saferepr` takes a fifth of the time of a whole submission.
+        argsrepr=repr(arguments[0])[:_REPR_CHARACTERS],
+        kwargsrepr=repr(arguments[1])[:_REPR_CHARACTERS],
         **chosen,
     )
     try:
@@ -75,7 +80,7 @@ def envelope(
             "delivery_info": {"exchange": "", "routing_key": INBOX},
             "priority": 0,
             "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
+            "delivery_tag": job_id,
         },
     }
     return json.dumps(message).encode()

@@ -100,6 +100,8 @@ def fold(options: dict[str, Any], own: JobHeader | None = None) -> dict[str, Any
     # A retry or a replacement starts from its request's headers; the next placement is the scheduler's to make.
     headers.pop(ASSIGNMENT_HEADER, None)
     given = headers.get(HEADER)
+    if given is not None and not any(options.get(name) is not None for name in JOB_OPTIONS):
+        return kept | {"headers": headers}
     try:
         header = JobHeader.model_validate(given) if given is not None else own or JobHeader(owner=os_user())
     except ValidationError as error:

@@ -39,7 +39,7 @@ def prepare(app: Celery, job: TrainingJob | Signature, options: dict[str, Any], 
         raise InvalidJob(sorted(unknown)[0], "is no option of submit()", f"There are {', '.join(SUBMIT_OPTIONS)}")
     given = options.get("id")
     job_id = new_id() if given is None else parse_id(given)
-    ours = {name: value for name, value in options.items() if name != "id"}
+    ours = {name: value for name, value in options.items() if name != "id" and value is not None}
     if isinstance(job, TrainingJob):
         return _training(app, job, job_id, ours, reply_to)
     if isinstance(job, Signature):
@@ -68,7 +68,9 @@ def _signature(
     if HEADER not in (signature.options.get("headers") or {}):
         raise InvalidJob("job", f"{signature.task} is a plain Celery task", "Make it a job: @job, or base=JobTask")
     _check_arguments(signature)
-    folded["headers"][HEADER]["reply_to"] = reply_to
+    # A new dict: the signature may be sent again, by another thread.
+    header = {name: value for name, value in folded["headers"][HEADER].items() if name != "reply_to"}
+    folded["headers"] |= {HEADER: header | ({} if reply_to is None else {"reply_to": reply_to})}
     message = envelope(app, signature.task, job_id, (signature.args, signature.kwargs), folded)
     return Submission(job_id, signature.task, bool(folded.get("ignore_result")), message)
 

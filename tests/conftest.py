@@ -83,11 +83,11 @@ def _without_database(url: str) -> str:
 @pytest.fixture(scope="session")
 def _migrated_database(postgres_url: str) -> Iterator[str]:
     """The name of a database with the current schema and nothing in it, to copy from."""
-    from db import migrate  # tests without a database need no schema
+    from db.migrate import upgrade  # tests without a database need no schema
 
     name = f"cyxwiz_test_template_{secrets.token_hex(4)}"
     create_database(postgres_url, name)
-    migrate.upgrade(database_on(postgres_url, name))
+    upgrade(database_on(postgres_url, name))
     yield name
     drop_database(postgres_url, name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyxwiz_tasks.protocol import REPORTS, Assignment, Metrics, Started, Update, log_key, progress_key
 from cyxwiz_tasks.states import PROGRESS, STARTED
@@ -23,6 +23,14 @@ _STREAM_ENTRIES = 20_000
 _Row = tuple[float, dict[str, Any]]
 
 
+class Taken(NamedTuple):
+    commands: list[Command]
+    #: what Flower should show, if it is time for that
+    event: str | None
+    #: whether nothing follows
+    last: bool
+
+
 class AttemptReports:
     """Filled by the attempt's thread, emptied by the reporter's."""
 
@@ -34,11 +42,11 @@ class AttemptReports:
         ttl_seconds: int,
         wake: Callable[[], None],
         state_commands: Callable[[str, dict[str, Any]], list[Command]],
-        send_event: Callable[[str], None],
+        show: Callable[[str], None],
     ) -> None:
-        """`state_commands` makes what stores a Celery state; `send_event` shows a text in Flower."""
+        """`state_commands` makes what stores a Celery state; `show` puts a text into Flower, and never raises."""
         self._assignment, self._node_name, self._ttl_seconds = assignment, node_name, ttl_seconds
-        self._wake, self._state_commands, self._send_event = wake, state_commands, send_event
+        self._wake, self._state_commands, self.show = wake, state_commands, show
         self._lock = threading.Lock()
         self._first: list[Command] = []
         self._updates: list[_Row] = []
@@ -47,7 +55,7 @@ class AttemptReports:
         self._output_characters = 0
         self._state: dict[str, Any] | None = None
         self._next_state = self._next_metrics = self._next_event = 0.0
-        self._ended = False
+        self._ended = self._log_ended = False
         #: set once everything, up to `end`, is in Redis
         self.written = threading.Event()
 
@@ -85,14 +93,15 @@ class AttemptReports:
                 self._output[0] = "[... output is missing here: Redis was away ...]\n" + self._output[0]
         self._wake()
 
-    def end(self) -> None:
-        """Nothing follows: all that has gathered is due, and the log gets its end mark."""
+    def end(self, job_ended: bool) -> None:
+        """Nothing follows, so all that has gathered is due. With the job its log ends, too."""
         with self._lock:
-            self._ended = True
+            self._ended, self._log_ended = True, job_ended
 
-    def take(self, now: float) -> tuple[list[Command], bool]:
-        """The commands for what is due, and whether they are the last."""
+    def take(self, now: float) -> Taken:
+        """What is due by now."""
         with self._lock:
+            event = None
             commands, self._first = self._first, []
             commands += self._take_output()
             for at, values in self._updates:
@@ -103,12 +112,12 @@ class AttemptReports:
                 state, self._state, self._next_state = self._state, None, now + _STATE_SECONDS
                 if now >= self._next_event:
                     self._next_event = now + _EVENT_SECONDS
-                    self._send_event(progress_text(state))
+                    event = progress_text(state)
             if self._metrics and (self._ended or now >= self._next_metrics):
                 rows = tuple({"at": at} | values for at, values in self._metrics)
                 commands.append(("LPUSH", REPORTS, Metrics(**self.identity, rows=rows).model_dump_json()))
                 self._metrics, self._next_metrics = [], now + _METRICS_SECONDS
-            return commands, self._ended
+            return Taken(commands, event, self._ended)
 
     def due(self) -> float | None:
         """When something that has gathered may be written, by the monotonic clock."""
@@ -144,7 +153,7 @@ class AttemptReports:
 
     def _stream(self, update: Update) -> list[Command]:
         key = progress_key(self._assignment.job)
-        text = update.model_dump_json(exclude_none=True)
+        text = update.model_dump_json()
         return [("XADD", key, "MAXLEN", "~", _STREAM_ENTRIES, "*", "update", text), ("EXPIRE", key, self._ttl_seconds)]
 
     def _take_output(self) -> list[Command]:
@@ -153,7 +162,7 @@ class AttemptReports:
         if self._output:
             commands.append(("XADD", key, "*", "text", "".join(self._output)))
             self._output, self._output_characters = [], 0
-        if self._ended:
+        if self._log_ended:
             commands.append(("XADD", key, "*", "end", str(self._assignment.attempt)))
         if commands:
             commands.append(("EXPIRE", key, self._ttl_seconds))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from cyxwiz_tasks.capability import Capability, Gpu
-from cyxwiz_tasks.protocol import Assignment, JobHeader
+from cyxwiz_tasks.protocol import PROGRESS_EVENT, Assignment, JobHeader
 from cyxwiz_tasks.settings import Settings
 from workers.attempts import Attempts
 from workers.node_folder import NodeFolder
+from workers.reporter import Reporter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,13 @@ class Node:
     paths: JobPaths
     app: Celery
     redis: redis.Redis
+    reporter: Reporter
     attempts: Attempts = field(default_factory=Attempts)
+    #: Celery's consumer, once there is one: it sends the events that Flower shows
+    consumer: Any = None
     stopping: bool = False
+    #: set once the scheduler has this incarnation in the record
+    registered: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.app.cyxwiz_node = self
@@ -77,6 +88,16 @@ class Node:
         folder = self.settings.home / "artifacts" / job_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def show_progress(self, job_id: str, text: str) -> None:
+        """A line in Flower beside a running job. Never raises: nobody's job depends on it."""
+        dispatcher = getattr(self.consumer, "event_dispatcher", None)
+        if dispatcher is None:
+            return
+        try:
+            dispatcher.send(PROGRESS_EVENT, uuid=job_id, result=text)
+        except (OSError, OperationalError, redis.RedisError) as error:
+            log.debug("no progress event for %s: %s", job_id, error)
 
     @property
     def cache_folder(self) -> Path:

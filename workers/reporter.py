@@ -1,7 +1,7 @@
 """One thread writes to Redis all that running jobs say of themselves; no job ever waits for Redis.
 
-It takes what has gathered, writes it as one pipeline, and keeps it until Redis has it. While Redis is away, what gathers
-is bounded: older progress is thinned out, older output is dropped with a mark (the job's log file has all of it).
+It takes what has gathered, writes it as one pipeline, and keeps it until Redis has it. While Redis is away, what
+gathers is bounded: older progress is thinned out, older output is dropped with a mark (the job's log file has all).
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Reporter:
         with self._lock:
             self._attempts.append(reports)
 
-    def finish(self, reports: AttemptReports, timeout_seconds: float) -> bool:
+    def finish(self, reports: AttemptReports, timeout_seconds: float, *, job_ended: bool) -> bool:
         """Write all that this attempt has gathered, and nothing of it later. False: Redis did not take it in time."""
-        reports.end()
+        reports.end(job_ended)
         self._wake.set()
         written = reports.written.wait(timeout_seconds)
         with self._lock:
@@ -75,11 +75,13 @@ class Reporter:
             attempts = list(self._attempts)
         now = time.monotonic()
         taken = [(reports, reports.take(now)) for reports in attempts]
-        commands = [command for _, (some, _) in taken for command in some]
+        commands = [command for _, some in taken for command in some.commands]
         if commands:
             self._write(commands, lambda: self._wanted(attempts))
-        for reports, (_, last) in taken:
-            if last:
+        for reports, some in taken:
+            if some.event is not None:
+                reports.show(some.event)
+            if some.last:
                 reports.written.set()
         return min((due for reports in attempts if (due := reports.due()) is not None), default=None)
 
@@ -92,7 +94,7 @@ class Reporter:
             try:
                 pipeline = self._client.pipeline(transaction=False)
                 for command in commands:
-                    pipeline.execute_command(*command)
+                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
                 answers = pipeline.execute(raise_on_error=False)
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if failures == 0:

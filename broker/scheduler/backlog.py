@@ -35,7 +35,7 @@ class Queue:
 
     def __init__(self, resources: Resources, priority: Priority) -> None:
         self.resources, self.priority = resources, priority
-        self.rank = priority.rank
+        self.shape, self.rank = resources.shape, priority.rank
         #: number and id of who is next; None: nobody waits
         self.head: tuple[int, str] | None = None
         self._live: dict[str, int] = {}
@@ -166,7 +166,7 @@ class Backlog:
         waiting = queue.pop()
         self._waiting -= 1
         if queue.head is None:
-            del self._queues[queue.resources.shape, queue.priority], self._places[queue]
+            del self._queues[queue.shape, queue.priority], self._places[queue]
         else:
             place = self._places[queue] = (rank, queue.head[0], number, queue)
             insort(self.order, place)
@@ -197,7 +197,7 @@ class Backlog:
         if old is not None:
             del self.order[bisect_left(self.order, old)]
         if queue.head is None:
-            del self._queues[queue.resources.shape, queue.priority]
+            del self._queues[queue.shape, queue.priority]
             return
         number = next(self._numbers) if old is None else old[2]
         place = self._places[queue] = (-queue.rank, queue.head[0], number, queue)

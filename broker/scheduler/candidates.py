@@ -21,30 +21,56 @@ from broker.scheduler.node import Node
 from broker.scheduler.scoring import constant_fit, fit, gpu_fit
 from cyxwiz_tasks.resources import Resources
 
-#: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass.
-SCALAR_ROWS = 10
+#: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass; looking at each
+#: GPU makes plain Python slower and the pass, too.
+SCALAR_ROWS = 16
 
 
 class Candidates:
     def __init__(self, cluster: Cluster, resources: Resources) -> None:
         self.demand = demand_of(resources)
+        #: fits nowhere; stays so until `broker.scheduler.sleepers` finds that a node with room for it was freed
+        self.asleep = False
+        #: of a shape that slept: the only nodes that can have room for it
+        self._woken_for: list[int] = []
         self._cluster = cluster
         self._admission = Admission(resources)
-        #: known to fit nowhere since the last change that it has read
-        self._blocked = False
+        self._counted = np.array(self.demand.counted).reshape(3, 1)
         self._rebuild()
 
     def best(self) -> int | None:
         """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
-        if self._changed != self._cluster.changed.end:
+        if self._woken_for:
+            rows, self._woken_for = self._woken_for, []
+            for row in rows:
+                self._rate_one(row)
+            if not any(self._live.item(row) != -np.inf for row in rows):
+                self.asleep = True
+                return None
+            self._read_up()
+        elif self._changed != self._cluster.changed.end:
             self._catch_up()
-        if self._blocked:
-            return None
         row = int(self._live.argmax())
         if self._live.item(row) == -np.inf:
-            self._blocked = True
+            self.asleep = True
             return None
         return row
+
+    def admits(self) -> NDArray[np.bool_]:
+        """By row, as of the last call of `best`: whether the node could ever run this."""
+        admits: NDArray[np.bool_] = self._bonus != -np.inf
+        return admits
+
+    def wake_for(self, rows: list[int]) -> None:
+        """These nodes may have room by now; all others have none, if this slept."""
+        if self.asleep or self._woken_for:
+            self.asleep = False
+            self._woken_for += rows
+
+    def wake(self) -> None:
+        """Any node may have room by now."""
+        self.asleep = False
+        self._woken_for = []
 
     def next_best(self, row: int, count: int) -> list[tuple[int, float]]:
         """Up to `count` (row, score) after the best one, `row`."""
@@ -116,7 +142,6 @@ class Candidates:
 
     def _rate(self, rows: Rows) -> None:
         demand, columns = self.demand, self._cluster.columns
-        self._blocked = False
         if demand.shared:
             self._rate_by_gpu(rows)
             return
@@ -137,12 +162,7 @@ class Candidates:
 
     def _has_room(self, rows: Rows) -> NDArray[np.bool_]:
         """Where a slot and enough of everything is free, as far as counting idle GPUs tells."""
-        demand, columns = self.demand, self._cluster.columns
-        room: NDArray[np.bool_] = columns.idle[rows] >= (0 if demand.shared else demand.gpus)
-        if demand.cpus:
-            room &= columns.cpus_free[rows] >= demand.cpus
-        if demand.ram_bytes:
-            room &= columns.ram_free_bytes[rows] >= demand.ram_bytes
+        room: NDArray[np.bool_] = np.all(self._cluster.columns.free[:, rows] >= self._counted, axis=0)
         return room
 
     def _rate_one(self, row: int) -> None:
@@ -151,8 +171,8 @@ class Candidates:
             node is None
             or bonus == -np.inf
             or not node.is_open
-            or (node.cpus_free < demand.cpus and demand.cpus)
-            or (node.ram_free_bytes < demand.ram_bytes and demand.ram_bytes)
+            or node.cpus_free < demand.cpus
+            or node.ram_free_bytes < demand.ram_bytes
             or (node.idle_gpus < demand.gpus and not demand.shared)
         ):
             self._scores[row] = -np.inf
@@ -164,4 +184,3 @@ class Candidates:
                 return
             bonus = self._cluster.weights.fit * fit(node, demand, positions)
         self._scores[row] = node.standing + bonus
-        self._blocked = False

@@ -1,8 +1,10 @@
 """All nodes as the scheduler knows them, kept in step in two forms: a `Node` each, and columns over all of them.
 
-A change of one node costs O(1). Two logs name the rows that changed: `changed` (what is free, state, standing) and
-`described` (what the node is). Whoever keeps something computed per node remembers how far it has read each log and
-catches up on those rows alone. In memory only: nothing here does I/O, and nothing here is thread-safe.
+A change of one node costs O(1). Three logs name the rows that changed: `changed` in anything, `freed` where a job may
+fit now that did not before, `described` where the node itself is another. Whoever keeps something computed per node
+remembers how far it has read a log and catches up on those rows alone.
+
+In memory only: nothing here does I/O, and nothing here is thread-safe.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Cluster:
         self.weights = normalised(weights)
         self.columns = Columns()
         self.changed = ChangeLog()
+        self.freed = ChangeLog()
         self.described = ChangeLog()
         #: by row; None where a row is free
         self.rows: list[Node | None] = []
@@ -117,6 +120,7 @@ class Cluster:
         self.columns.describe(node)
         self.described.append(node.row)
         self._update(node)
+        self.freed.append(node.row)
         return node
 
     def set_state(self, node_id: str, state: NodeState) -> None:
@@ -124,6 +128,7 @@ class Cluster:
         node = self.node(node_id)
         node.state = state
         self._update(node)
+        self.freed.append(node.row)
 
     def set_standing(self, node_id: str, reputation: float, uptime: float) -> None:
         """New reputation and uptime, 0..1. Raises NotFound."""
@@ -167,6 +172,7 @@ class Cluster:
         if node is None:
             return False
         self._update(node, node.release(job_id).positions)
+        self.freed.append(node.row)
         return True
 
     def _update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:

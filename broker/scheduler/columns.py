@@ -47,10 +47,9 @@ class Columns:
         #: whether a node's GPUs differ in memory, compute capability or model; whether any node's ever did
         self.mixed = np.zeros(rows, bool)
         self.any_mixed = False
-        #: what is free: GPUs that nobody uses, or -1 while the node takes no job at all (not up, no free slot)
-        self.idle = np.full(rows, -1, np.int32)
-        self.cpus_free = np.zeros(rows, np.int64)
-        self.ram_free_bytes = np.zeros(rows, np.int64)
+        #: what is free, in the order of `Demand.counted`: GPUs that nobody uses, or -1 while the node takes no job at
+        #: all (not up, no free slot); CPU cores; bytes of memory. Of shape (3, rows).
+        self.free = np.full((3, rows), -1, np.int64)
         self.gpu_free = np.full((rows, gpus), -1, np.int64)
         self.standing = np.zeros(rows, np.float64)
 
@@ -85,9 +84,7 @@ class Columns:
     def update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
         """Write what is free on a node; of its GPUs only those at `positions`, if given."""
         row = node.row
-        self.idle[row] = node.idle_gpus if node.is_open else -1
-        self.cpus_free[row] = node.cpus_free
-        self.ram_free_bytes[row] = node.ram_free_bytes
+        self.free[:, row] = (node.idle_gpus if node.is_open else -1, node.cpus_free, node.ram_free_bytes)
         for at in range(len(node.gpu_free)) if positions is None else positions:
             self.gpu_free[row, at] = node.gpu_free[at]
         self.standing[row] = node.standing
@@ -98,7 +95,7 @@ class Columns:
         self.gpu_kind[row] = -1
         self.gpu_memory[row] = 0
         self.gpu_free[row] = -1
-        self.idle[row] = -1
+        self.free[0, row] = -1
 
 
 def _doubled(size: int, needed: int) -> int:

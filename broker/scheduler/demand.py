@@ -22,6 +22,8 @@ class Demand(NamedTuple):
     gpu_memory_bytes: int
     cpus: int
     ram_bytes: int
+    #: what is told by counting: GPUs that must be idle (0 where shared), CPU cores, bytes of memory
+    counted: tuple[int, int, int]
     #: memory of each GPU that the score compares with what a GPU has
     wished_gpu_memory_bytes: int
 
@@ -29,13 +31,14 @@ class Demand(NamedTuple):
 @lru_cache(maxsize=4096)
 def _demand(shape: str) -> Demand:
     resources = Resources.model_validate_json(shape)
-    wished = resources.gpu_memory_bytes.min_bytes
+    wished, ram_bytes = resources.gpu_memory_bytes.min_bytes, nominal(resources.ram_bytes.min_bytes)
     return Demand(
         gpus=resources.gpus,
         shared=resources.shared,
         gpu_memory_bytes=max(1, nominal(wished)) if resources.shared else 0,
         cpus=resources.cpus,
-        ram_bytes=nominal(resources.ram_bytes.min_bytes),
+        ram_bytes=ram_bytes,
+        counted=(0 if resources.shared else resources.gpus, resources.cpus, ram_bytes),
         wished_gpu_memory_bytes=wished or UNSTATED_GPU_MEMORY_BYTES,
     )
 

@@ -19,9 +19,12 @@ from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.placement import Placement, Placer
+from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.resources import Resources
-from cyxwiz_tasks.states import AttemptState, NodeState, Priority
-from db import attempts, jobs, nodes
+from cyxwiz_tasks.states import AttemptState, Priority
+from db import attempts, jobs
+from db.known_nodes import known
+from db.models import NodeState
 
 _PRIORITIES = tuple(Priority)
 
@@ -57,9 +60,10 @@ class Memory:
 
     def load(self, tx: Connection) -> None:
         """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly."""
-        for node in nodes.known(tx):
+        for node in known(tx):
+            capability = Capability.model_validate(node.capability)
             self.cluster.upsert_node(
-                node.id, node.name, node.capability, node.incarnation, NodeState.SUSPECT, node.reputation, node.uptime
+                node.id, node.name, capability, node.incarnation, NodeState.SUSPECT, node.reputation, node.uptime
             )
         for attempt in attempts.live(tx):
             self._restore(attempt)

@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from celery.exceptions import TaskRevokedError
+from celery.states import FAILURE, READY_STATES, REVOKED
 
-from cyxwiz_tasks.protocol import REJECTED, Ack, Acks, Message, Update, control_key, node_queue, progress_key
+from cyxwiz_tasks.protocol import BEATS, REJECTED, Ack, Acks, Message, Update, control_key, node_queue, progress_key
 
 STATE_PREFIX = "celery-task-meta-"
 #: how long an answer waits for whoever asked; the asker has given up before
 REPLY_TTL_SECONDS = 60
 #: how long a node that is away may take to read what it was told; it registers again afterwards in any case
 CONTROL_TTL_SECONDS = 3600
+_BEAT = "local now = redis.call('TIME') return redis.call('ZADD', KEYS[1], now[1] + now[2] / 1000000, ARGV[1])"
 _REJECTED_KEPT = 1000
 _REJECTED_HEAD_BYTES = 2048
 
@@ -32,30 +36,36 @@ class Outbox:
         self.result_ttl_seconds = result_ttl_seconds
         self._commands: list[tuple[Any, ...]] = []
         self._acks: dict[str, list[Ack]] = {}
+        self.for_backend: list[tuple[str, Exception | None, str, dict[str, Any]]] = []
 
     def __len__(self) -> int:
         return len(self._commands) + len(self._acks)
 
-    def state(
-        self, job_id: str, state: str, result: Any, *, done_at: str | None = None, only_if_none: bool = False
-    ) -> None:
+    def state(self, job_id: str, state: str, result: Any, *, only_if_none: bool = False) -> None:
         """The job's state in Celery's result backend; `only_if_none` leaves one that is there alone."""
-        key = STATE_PREFIX + job_id
-        meta = json.dumps(
-            {
-                "status": state,
-                "result": result,
-                "traceback": None,
-                "children": [],
-                "date_done": done_at,
-                "task_id": job_id,
-            }
-        )
+        done_at = datetime.now(UTC).isoformat() if state in READY_STATES else None
+        meta = {"status": state, "result": result, "traceback": None, "children": [], "date_done": done_at}
+        text, key = json.dumps(meta | {"task_id": job_id}), STATE_PREFIX + job_id
         if only_if_none:
-            self._commands.append(("SET", key, meta, "EX", self.result_ttl_seconds, "NX"))
+            self._commands.append(("SET", key, text, "EX", self.result_ttl_seconds, "NX"))
         else:
-            self._commands.append(("SETEX", key, self.result_ttl_seconds, meta))
-            self._commands.append(("PUBLISH", key, meta))
+            self._commands.append(("SETEX", key, self.result_ttl_seconds, text))
+        self._commands.append(("PUBLISH", key, text))
+
+    def failure(self, job_id: str, error: Exception, *, only_if_none: bool = False) -> None:
+        """FAILURE in the result backend, with an exception that `AsyncResult.get()` raises."""
+        self.state(job_id, FAILURE, _as_celery_writes(error), only_if_none=only_if_none)
+
+    def revoked(self, job_id: str, reason: str) -> None:
+        """REVOKED in the result backend."""
+        self.state(job_id, REVOKED, _as_celery_writes(TaskRevokedError(reason)))
+
+    def through_backend(self, job_id: str, error: Exception | None, reason: str, request: dict[str, Any]) -> None:
+        """FAILURE, or REVOKED without an error, for a job that a chord, a chain or an error callback waits for.
+
+        Celery's backend tells them, with round trips of its own, once everything else is sent.
+        """
+        self.for_backend.append((job_id, error, reason, request))
 
     def update(self, job_id: str, update: Update) -> None:
         """One entry of the job's progress stream; after one of kind "end" the stream lives on for a while only."""
@@ -66,6 +76,14 @@ class Outbox:
     def to_node(self, node_id: str, message: str) -> None:
         """A Celery message into a node's queue."""
         self._commands.append(("LPUSH", node_queue(node_id), message))
+
+    def command(self, *command: Any) -> None:
+        """Any one command of Redis."""
+        self._commands.append(command)
+
+    def beat(self, node_id: str) -> None:
+        """Count a node as just heard."""
+        self._commands.append(("EVAL", _BEAT, 1, BEATS, node_id))
 
     def control(self, node_id: str, control: Message) -> None:
         self._commands.append(("LPUSH", control_key(node_id), control.model_dump_json()))
@@ -100,3 +118,8 @@ class Outbox:
             self.reply(reply_to, Acks(acks=tuple(acks)))
         for command in self._commands:
             pipe.execute_command(*command)
+
+
+def _as_celery_writes(error: Exception) -> dict[str, Any]:
+    kind = type(error)
+    return {"exc_type": kind.__qualname__, "exc_message": [str(error)], "exc_module": kind.__module__}

@@ -12,6 +12,7 @@ from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.candidates import Candidates
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.scoring import Parts, parts
+from broker.scheduler.sleepers import Sleepers
 from cyxwiz_tasks.resources import Resources
 
 _RUNNERS_UP = 2
@@ -54,17 +55,21 @@ class Placer:
     def __init__(self, cluster: Cluster, backlog: Backlog) -> None:
         self.cluster, self.backlog = cluster, backlog
         self._candidates: dict[str, Candidates] = {}
+        self._sleepers = Sleepers(cluster)
 
     def place(self, limit: int) -> list[Placement]:
         """Take up to `limit` jobs out of the backlog and book them in the cluster, most urgent first."""
         cluster, backlog, order = self.cluster, self.backlog, self.backlog.order
         placed: list[Placement] = []
+        self._sleepers.wake()
         at = 0
         while at < len(order) and len(placed) < limit and cluster.open_nodes:
             queue = order[at][3]
-            candidates = self._candidates_for(queue.resources)
-            row = candidates.best()
-            if row is None:
+            candidates = self._candidates.get(queue.shape) or self._new_candidates(queue.resources)
+            if candidates.asleep:
+                at += 1
+            elif (row := candidates.best()) is None:
+                self._sleepers.add(candidates)
                 at += 1
             else:
                 # The queue's next head is younger: the queue moves back or stays, and `at` names who is next now.
@@ -76,13 +81,12 @@ class Placer:
         self.cluster.release(placement.job_id)
         self.backlog.add(placement.waiting)
 
-    def _candidates_for(self, resources: Resources) -> Candidates:
-        found = self._candidates.get(resources.shape)
-        if found is None:
-            if len(self._candidates) > 2 * len(self.backlog.order) + _SPARE_SHAPES:
-                wanted = {queue.resources.shape for *_, queue in self.backlog.order}
-                self._candidates = {shape: kept for shape, kept in self._candidates.items() if shape in wanted}
-            found = self._candidates[resources.shape] = Candidates(self.cluster, resources)
+    def _new_candidates(self, resources: Resources) -> Candidates:
+        if len(self._candidates) > 2 * len(self.backlog.order) + _SPARE_SHAPES:
+            wanted = {queue.shape for *_, queue in self.backlog.order}
+            self._candidates = {shape: kept for shape, kept in self._candidates.items() if shape in wanted}
+            self._sleepers.forget()
+        found = self._candidates[resources.shape] = Candidates(self.cluster, resources)
         return found
 
     def _book(self, waiting: Waiting, candidates: Candidates, row: int) -> Placement:

@@ -86,7 +86,7 @@ def constant_fit(demand: Demand, memory: NDArray[np.int64]) -> NDArray[np.float6
     """`fit` for nodes whose GPUs are all alike and used by one job each, or that have none; shapes as in `gpu_fit`."""
     each = memory.max(axis=1)
     if not demand.gpus:
-        return (each == 0).astype(np.float64)
+        return np.where(each == 0, 1.0, 0.0)
     wished = demand.gpus * demand.wished_gpu_memory_bytes
     tightness: NDArray[np.float64] = np.minimum(1.0, wished / (demand.gpus * np.maximum(each, 1)))
     return tightness

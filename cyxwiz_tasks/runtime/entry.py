@@ -134,7 +134,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     # On the CPU torch raises a plain RuntimeError: "DefaultCPUAllocator: can't allocate memory".
-    return "torch.OutOfMemoryError" in names or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return "torch.OutOfMemoryError" in names or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _take_output(log_fd: int) -> None:
@@ -144,8 +146,8 @@ def _take_output(log_fd: int) -> None:
     for fd in (null, log_fd):
         os.close(fd)
     # By lines: a pipe would be buffered by blocks, and nobody would see what a running job prints.
-    sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc]
+    sys.stdout = _writer(1)
+    sys.stderr = _writer(2)
 
 
 def _writer(fd: int) -> TextIO:

@@ -1,32 +1,42 @@
 """What the node's agent and the job's process say to each other: JSON objects with a `kind`, one in each frame.
 
 agent -> process: `run` (once), `stop`. process -> agent: `ready` (once), `progress`, `heeds` (whether the function asks
-`should_stop`), and one of `returned`, `raised`, `exited`, `retry`, `not_json`, `too_large` at the end. Arguments and results are encoded as Celery
-encodes them, so dates, UUIDs and decimals arrive as what they were; everything else is plain JSON.
+`should_stop`), and one of `returned`, `raised`, `exited`, `retry`, `not_json`, `too_large` at the end. Arguments and
+results are encoded as Celery encodes them, so dates, UUIDs and decimals arrive as what they were; everything else is
+plain JSON.
 """
 
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
-from multiprocessing.connection import Connection
+from collections import deque
 from typing import Any
 
 from kombu.utils import json as celery_json
 
 Frame = dict[str, Any]
 
+_LENGTH = struct.Struct("!I")
+#: Arguments and results are far smaller; a length beyond this is noise that a job wrote to the wrong descriptor.
+_LONGEST_FRAME_BYTES = 256 * 2**20
+_READ_BYTES = 64 * 1024
+
 
 class Pipe:
     """One end of the connection. Any thread may send; one thread at a time receives."""
 
     def __init__(self, fd: int) -> None:
-        """Takes over the socket `fd`."""
-        self._connection: Connection[Any, Any] = Connection(fd)
+        """Takes over the stream socket `fd`."""
+        self._socket = socket.socket(fileno=fd)
         self._lock = threading.Lock()
+        self._buffer = bytearray()
+        self._frames: deque[Frame] = deque()
 
     def fileno(self) -> int:
-        return self._connection.fileno()
+        return self._socket.fileno()
 
     def send(self, frame: Frame) -> None:
         """Send one frame. Raises OSError once the other end is gone."""
@@ -34,27 +44,52 @@ class Pipe:
 
     def send_encoded(self, frame: bytes) -> None:
         with self._lock:
-            self._connection.send_bytes(frame)
+            self._socket.sendall(_LENGTH.pack(len(frame)) + frame)
 
     def receive(self) -> Frame:
         """Wait for one frame. Raises EOFError or OSError once the other end is gone."""
-        frame: Frame = json.loads(self._connection.recv_bytes())
-        return frame
+        while not self._frames:
+            self._read(0)
+        return self._frames.popleft()
 
-    def has_more(self) -> bool:
-        """Whether `receive` would return, or raise EOFError, at once."""
-        return self._connection.poll(0)
+    def receive_all(self) -> list[Frame]:
+        """Every frame that has arrived whole; never waits for the rest of one.
+
+        Raises EOFError or OSError once the other end is gone and all has been received.
+        """
+        try:
+            self._read(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        frames = list(self._frames)
+        self._frames.clear()
+        return frames
 
     def close(self) -> None:
-        self._connection.close()
+        self._socket.close()
+
+    def _read(self, flags: int) -> None:
+        data = self._socket.recv(_READ_BYTES, flags)
+        if not data:
+            raise EOFError
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            length = _LENGTH.unpack_from(self._buffer)[0]
+            if length > _LONGEST_FRAME_BYTES:
+                raise OSError(f"a frame of {length} bytes on the job's pipe: something else writes to it")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            self._frames.append(json.loads(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
 
 
 def encode_value(value: Any) -> str:
     """Arguments or a result as Celery's JSON. Raises TypeError or ValueError for what JSON cannot carry."""
-    text: str = celery_json.dumps(value)
+    text: str = celery_json.dumps(value)  # type: ignore[no-untyped-call]
     return text
 
 
 def decode_value(text: str) -> Any:
     """What `encode_value` was given."""
-    return celery_json.loads(text)
+    return celery_json.loads(text)  # type: ignore[no-untyped-call]

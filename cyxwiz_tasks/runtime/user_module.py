@@ -25,7 +25,9 @@ def find_task(name: str, entry: str | None, paths: Sequence[str], node: str) -> 
         from cyxwiz_tasks.builtin import TASKS
 
         if name not in TASKS:
-            raise TaskNotFound(f'there is no task "{name}" on node {node}: its message names no module to import it from')
+            raise TaskNotFound(
+                f'there is no task "{name}" on node {node}: its message names no module to import it from'
+            )
         return TASKS[name]
     module_name, _, qualname = entry.partition(":")
     sys.path[:0] = [path for path in paths if path not in sys.path]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cyxwiz_tasks.errors import CyxwizError
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob
 from cyxwiz_tasks.training.context import LocalContext
 from cyxwiz_tasks.training_job import TrainingJob
 
@@ -44,11 +44,18 @@ def main(device: str, threads: int, artifacts: Path | None, **fields: Any) -> No
         ctx.artifacts = artifacts
     try:
         for name in given.keys() & set(_JSON_FIELDS):
-            given[name] = json.loads(given[name])
+            given[name] = _parsed(name, given[name])
         result = train(TrainingJob(**given), ctx)
-    except (CyxwizError, json.JSONDecodeError) as error:
+    except CyxwizError as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(result, indent=2))
+
+
+def _parsed(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidJob(name, f"is no JSON ({error})", """Write for example '{"label": "kind"}'""") from None
 
 
 def _show(report: dict[str, Any]) -> None:

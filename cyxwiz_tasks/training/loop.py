@@ -48,9 +48,7 @@ def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
             state.model.load_state_dict(state.best.weights)
         metrics = _totals(state, started)
         if stopped != "stop_requested" and len(dataset.test):
-            loss, accuracy = judge(job, state, dataset.test, batches)
-            metrics |= {"test_loss": loss, "test_accuracy": accuracy}
-            metrics["tested_on"] = "validation split" if dataset.test_is_validation else "test part"
+            metrics |= _final_test(job, state, dataset, batches)
     result = {"metrics": metrics, "stopped": stopped}
     return result | {"artifacts": write_artifacts(ctx.artifacts, job, dataset, state.model, result)}
 
@@ -132,6 +130,17 @@ def judge(job: TrainingJob, state: TrainingState, part: Part, batches: Batches) 
             correct += (logits.argmax(-1) == targets).sum()
             count += targets.numel()
     return _finite(loss_sum.item() / count, state), correct.item() / count
+
+
+def _final_test(job: TrainingJob, state: TrainingState, dataset: Dataset, batches: Batches) -> dict[str, Any]:
+    if (
+        dataset.test_is_validation and state.best.weights is None
+    ):  # The last epoch has judged these weights on these rows.
+        loss, accuracy = state.last_epoch["val_loss"], state.last_epoch["val_accuracy"]
+    else:
+        loss, accuracy = judge(job, state, dataset.test, batches)
+    tested_on = "validation split" if dataset.test_is_validation else "test part"
+    return {"test_loss": loss, "test_accuracy": accuracy, "tested_on": tested_on}
 
 
 def _optimizer_step(job: TrainingJob, state: TrainingState) -> None:

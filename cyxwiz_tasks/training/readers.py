@@ -53,7 +53,7 @@ def read_pair(inputs: Array, targets: Array | None, part: PartName) -> Chunks:
 
 def read_npz(path: Path, part: PartName, options: Mapping[str, Any]) -> Chunks:
     with np.load(path, allow_pickle=False) as file:
-        yield from _keyed(file, list(file.keys()), part, options)
+        yield from _keyed(file.__getitem__, list(file.keys()), part, options)
 
 
 def read_hdf5(path: Path, part: PartName, options: Mapping[str, Any]) -> Chunks:
@@ -71,8 +71,7 @@ def read_hdf5(path: Path, part: PartName, options: Mapping[str, Any]) -> Chunks:
         return array
 
     with h5py.File(path, "r") as file:
-        keys = list(file.keys())
-        yield from _keyed({key: own_array(key) for key in keys}, keys, part, options)
+        yield from _keyed(own_array, list(file.keys()), part, options)
 
 
 def read_safetensors(path: Path, part: PartName, options: Mapping[str, Any]) -> Chunks:
@@ -80,8 +79,7 @@ def read_safetensors(path: Path, part: PartName, options: Mapping[str, Any]) -> 
 
     opened: AbstractContextManager[Any] = safe_open(path, framework="np")
     with opened as file:
-        keys = list(file.keys())
-        yield from _keyed({key: file.get_slice(key) for key in keys}, keys, part, options)
+        yield from _keyed(file.get_slice, list(file.keys()), part, options)
 
 
 KEYED_READERS: dict[str, Callable[[Path, PartName, Mapping[str, Any]], Chunks]] = {
@@ -93,11 +91,11 @@ KEYED_READERS: dict[str, Callable[[Path, PartName, Mapping[str, Any]], Chunks]] 
 }
 
 
-def _keyed(arrays: Mapping[str, Sliceable], keys: list[str], part: PartName, options: Mapping[str, Any]) -> Chunks:
+def _keyed(array: Callable[[str], Sliceable], keys: list[str], part: PartName, options: Mapping[str, Any]) -> Chunks:
     inputs, targets = _key(keys, "inputs", _INPUT_KEYS, options), _key(keys, "targets", _TARGET_KEYS, options)
-    yield from _slices(arrays[inputs], arrays[targets], part)
+    yield from _slices(array(inputs), array(targets), part)
     if part == "train" and "test" not in options and {"x_test", "y_test"} <= set(keys):
-        yield from _slices(arrays["x_test"], arrays["y_test"], "test")
+        yield from _slices(array("x_test"), array("y_test"), "test")
 
 
 def _key(keys: list[str], option: str, defaults: tuple[str, ...], options: Mapping[str, Any]) -> str:

@@ -72,7 +72,6 @@ def test_the_message_is_the_one_that_celery_would_send(client: Client, broker_ur
         message["properties"].pop("reply_to")
         message["headers"].pop("ignore_result")
         message["headers"].pop("origin")
-    ours["headers"]["cyxwiz"].pop("reply_to", None)
     assert ours == celerys
     with client.app.connection_for_read() as connection:
         channel: Channel = connection.default_channel
@@ -176,7 +175,7 @@ def test_submit_and_options_of_a_task(peer: SchedulerPeer, broker_url: str, monk
     )
     assert handle.id == "0190aaaa-0000-7000-8000-000000000001"
     assert (peer.header()["priority"], peer.header()["time_limit_seconds"]) == ("critical", 3600)
-    with pytest.raises(TypeError, match="rate"):
+    with pytest.raises(TypeError, match="wrong"):
         finetune.submit(wrong=1)
     with pytest.raises(InvalidJob, match="arguments: JSON cannot carry"):
         finetune.submit(object())

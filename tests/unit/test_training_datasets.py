@@ -55,6 +55,7 @@ def write_files(folder):
     np.savez(folder / "a.npz", x_train=INPUTS, y_train=TARGETS[:, None])
     with h5py.File(folder / "a.h5", "w") as file:
         file["images"], file["labels"] = INPUTS, TARGETS
+        file.create_group("notes")
     save_file({"x": INPUTS, "y": TARGETS}, folder / "a.safetensors")
     write_idx(folder / "images-idx3-ubyte", INPUTS)
     write_idx(folder / "labels.idx.gz", TARGETS.astype(np.int32))
@@ -203,9 +204,9 @@ def test_bad_data_says_what_to_do(tmp_path, load, name, options, says):
 
 def test_wrong_keys_list_the_right_ones(tmp_path, load):
     np.savez(tmp_path / "a.npz", picture=INPUTS, kind=TARGETS, short=TARGETS[:3])
-    with pytest.raises(DataError, match="dataset_options.inputs: .*it holds picture, kind, short"):
+    with pytest.raises(DataError, match=r"dataset_options\.inputs: .*it holds picture, kind, short"):
         load("a.npz")
-    with pytest.raises(DataError, match="no array 'pictures' .did you mean 'picture'"):
+    with pytest.raises(DataError, match=r"no array 'pictures' .did you mean 'picture'"):
         load("a.npz", inputs="pictures", targets="kind")
     with pytest.raises(DataError, match="40 inputs but 3 targets"):
         load("a.npz", inputs="picture", targets="short")

@@ -1,4 +1,6 @@
+import functools
 import gzip
+import hashlib
 import http.server
 import json
 import threading
@@ -45,9 +47,8 @@ def site(tmp_path):
     folder = tmp_path / "site"
     folder.mkdir()
     handler = type("Handler", (Files,), {"seen": [], "redirects": {}})
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *args: handler(*args, directory=str(folder))
-    ) as server:
+    serve = functools.partial(handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         handler.folder, handler.url = folder, f"http://127.0.0.1:{server.server_port}"
@@ -99,7 +100,7 @@ def test_without_data_folders_nothing_local_is_read(tmp_path):
         "ftp://h/a.csv",
         "memory://a.csv",
         "ssh://h/a.csv",
-        "data/no.suffix",
+        "data/no",
         "digits",
     ],
 )
@@ -147,6 +148,26 @@ def test_one_private_answer_among_public_ones_is_refused(monkeypatch):
     monkeypatch.setattr(http_download.socket, "getaddrinfo", lambda *_args, **_kwargs: answers)
     with pytest.raises(DataRefused):
         public_address("rebinding.example", 80)
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
+    answers = iter(["93.184.215.14", "127.0.0.1"])
+    resolve = http_download.socket.getaddrinfo
+    monkeypatch.setattr(
+        http_download.socket,
+        "getaddrinfo",
+        lambda host, *rest, **named: resolve(next(answers) if host == "rebinding.example" else host, *rest, **named),
+    )
+    reached = []
+
+    def connect(address, *_rest):
+        reached.append(address)
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(http_download.socket, "create_connection", connect)
+    with pytest.raises(DataError, match="unreachable"):
+        http_download.version_of("http://rebinding.example/a.csv")
+    assert reached == [("93.184.215.14", 80)]
 
 
 def test_a_private_server_gets_no_connection(site, tmp_path):
@@ -197,7 +218,7 @@ def test_object_stores_go_through_fsspec(tmp_path, monkeypatch):
     store.pipe("/bucket/a.csv", b"label,a\n0,1\n1,2\n0,3\n1,4\n")
     job = TrainingJob(model="mlp", dataset="memory://bucket/a.csv", validation_split=0)
     assert load_dataset(job, tmp_path, ()).classes == 2
-    with pytest.raises(DataError, match="there is no memory://bucket/b.csv"):
+    with pytest.raises(DataError, match=r"there is no memory://bucket/b\.csv"):
         locate("memory://bucket/b.csv", ())
     with pytest.raises(DataError, match="pip install s3fs"):
         locate("s3://bucket/a.csv", ())
@@ -214,15 +235,9 @@ def small_mnist(monkeypatch):
         for name in CHECKSUMS["mnist"]:
             content = (folder / (name + suffix)).read_bytes()
             plain = gzip.decompress(content) if suffix else content
-            monkeypatch.setitem(CHECKSUMS["mnist"], name, (http_md5(plain),))
+            monkeypatch.setitem(CHECKSUMS["mnist"], name, (hashlib.md5(plain, usedforsecurity=False).hexdigest(),))
 
     return write
-
-
-def http_md5(content):
-    import hashlib
-
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 @pytest.mark.usefixtures("private_allowed")
@@ -254,8 +269,9 @@ def test_mnist_out_of_a_folder(tmp_path, small_mnist, suffix):
     job = TrainingJob(model="cnn", dataset="fashion-mnist", dataset_options={"folder": "mine"})
     dataset = load_dataset(job, tmp_path / "cache", (tmp_path,))
     assert len(dataset.test) == 10
+    outside = job.model_copy(update={"dataset_options": {"folder": str(tmp_path)}})
     with pytest.raises(DataRefused):
-        load_dataset(job, tmp_path / "cache", (tmp_path / "mine",))
+        load_dataset(outside, tmp_path / "cache", (tmp_path / "mine",))
 
 
 def test_cache_entries_describe_themselves(tmp_path):

@@ -1,0 +1,121 @@
+"""Messages of the inbox become jobs in the record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.log_lines import line
+from broker.scheduler.messages import Arrival, Refused, read
+from broker.scheduler.retrying import start_over
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.errors import CyxwizError, JobConflict
+from cyxwiz_tasks.protocol import HEADER, Ack
+from cyxwiz_tasks.states import CELERY_STATES, JobState
+from db import jobs
+from db.jobs import Accepted, NewJob, StoredMessage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Submission:
+    """One readable message and the record's word on it."""
+
+    arrival: Arrival
+    answer: Accepted
+
+
+def accept(turn: Turn, source: str, raws: list[bytes]) -> list[Submission]:
+    """Record the jobs of a batch; those that may start wait in memory afterwards. Refuses what is no job."""
+    arrivals: list[Arrival] = []
+    new: list[NewJob] = []
+    for raw in raws:
+        try:
+            arrival = read(raw)
+            new.append(_new_job(arrival))
+            arrivals.append(arrival)
+        except Refused as refused:
+            _refuse(turn, source, raw, refused)
+    answers = jobs.accept(turn.tx, turn.epoch, new)
+    submissions = [Submission(arrival, answer) for arrival, answer in zip(arrivals, answers, strict=True)]
+    for submission in submissions:
+        if submission.answer.created:
+            _let_wait(turn, submission)
+        elif submission.arrival.retries:
+            start_over(turn, submission.arrival, submission.answer)
+    turn.counts["accepted"] += sum(answer.created for answer in answers)
+    return submissions
+
+
+def acknowledge(turn: Turn, submissions: list[Submission]) -> None:
+    """Tell senders and watchers what became of these messages, after placement: a job that was placed says so itself."""
+    memory, outbox = turn.memory, turn.outbox
+    for submission in submissions:
+        arrival, answer = submission.arrival, submission.answer
+        if answer.conflict:
+            _acknowledge_conflict(turn, arrival)
+            continue
+        state = answer.state
+        if answer.job_id in memory.live:
+            state = JobState.RUNNING if memory.live[answer.job_id].running else JobState.ASSIGNED
+        elif not arrival.ignore_result and answer.job_id == arrival.id and state == JobState.PENDING:
+            # A message that is handled again after a crash must not take back what was said since.
+            outbox.state(arrival.id, CELERY_STATES[state], {}, only_if_none=not answer.created)
+        outbox.ack(arrival.header.reply_to, Ack(id=arrival.id, job=answer.job_id, state=CELERY_STATES[state]))
+
+
+def _let_wait(turn: Turn, submission: Submission) -> None:
+    arrival, answer = submission.arrival, submission.answer
+    turn.messages[arrival.id] = StoredMessage(arrival.headers, arrival.body, arrival.properties)
+    still_valid = arrival.expires_at is None or turn.memory.expect_expiry(arrival.expires_at)
+    if still_valid:
+        waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
+        due = arrival.not_before and time.monotonic() + arrival.not_before.timestamp() - time.time()
+        turn.memory.wait(waiting, due)
+
+
+def _new_job(arrival: Arrival) -> NewJob:
+    header = arrival.header
+    try:
+        return NewJob(
+            id=arrival.id,
+            task=arrival.task,
+            resources=arrival.headers[HEADER].get("resources") or {},
+            shape=header.resources.shape,
+            headers=arrival.headers,
+            body=arrival.body,
+            properties=arrival.properties,
+            digest=arrival.digest,
+            priority=header.priority.rank,
+            entry=header.entry,
+            name=header.name,
+            owner=header.owner,
+            project=header.project,
+            idempotency_key=header.idempotency_key,
+            not_before=arrival.not_before,
+            expires_at=arrival.expires_at,
+            time_limit_seconds=arrival.time_limit_seconds,
+        )
+    except CyxwizError as error:
+        raise Refused(error, arrival.id, header.reply_to) from None
+
+
+def _refuse(turn: Turn, source: str, raw: bytes, refused: Refused) -> None:
+    error = refused.error
+    turn.counts["refused"] += 1
+    log.warning(line("message_refused", source=source, id=refused.id, error=type(error).__name__, reason=str(error)))
+    turn.outbox.reject(source, raw, str(error))
+    if refused.id is not None:
+        turn.outbox.failure(refused.id, error, only_if_none=True)
+        ack = Ack(id=refused.id, error_type=type(error).__name__, error=str(error))
+        turn.outbox.ack(refused.reply_to, ack)
+
+
+def _acknowledge_conflict(turn: Turn, arrival: Arrival) -> None:
+    error = JobConflict()
+    log.warning(line("job_conflict", id=arrival.id))
+    ack = Ack(id=arrival.id, error_type=type(error).__name__, error=str(error))
+    turn.outbox.ack(arrival.header.reply_to, ack)

@@ -1,0 +1,97 @@
+"""What clients ask of the leader: cancel a job, or explain where it stands."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from broker.scheduler.ending import finish
+from broker.scheduler.explaining import explain
+from broker.scheduler.log_lines import line
+from broker.scheduler.revokes import Revoke
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.errors import CyxwizError, NotFound
+from cyxwiz_tasks.protocol import Cancel, Reply, Stop, Why
+from cyxwiz_tasks.states import CELERY_STATES, TERMINAL_JOB_STATES, Cause, JobState
+from db import jobs
+
+log = logging.getLogger(__name__)
+
+_COMMAND: TypeAdapter[Cancel | Why | Revoke] = TypeAdapter(
+    Annotated[Cancel | Why | Revoke, Field(discriminator="kind")]
+)
+
+
+def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
+    """Do a batch of commands. Questions are answered after placement, by `answer`."""
+    for raw in raws:
+        try:
+            command = _COMMAND.validate_json(raw)
+        except ValidationError as error:
+            reason = f"{error.errors()[0]['type']}: {error.errors()[0]['msg']}"
+            turn.outbox.reject(source, raw, reason)
+            log.warning(line("command_refused", reason=reason))
+            continue
+        if isinstance(command, Why):
+            turn.questions.append(command)
+        elif isinstance(command, Cancel):
+            _cancel(turn, command)
+        else:
+            for job_id in command.jobs:
+                _revoke(turn, job_id, command.terminate)
+
+
+def answer(turn: Turn, question: Why) -> None:
+    """Reply to `why` with what the leader knows now."""
+    try:
+        reply = Reply(value=explain(turn, question))
+    except CyxwizError as error:
+        reply = _refusal(error)
+    turn.outbox.reply(question.reply_to, reply)
+
+
+def _cancel(turn: Turn, command: Cancel) -> None:
+    try:
+        state = cancel(turn, command.job, command.reason)
+        turn.outbox.reply(command.reply_to, Reply(value={"state": state}))
+    except CyxwizError as error:
+        turn.outbox.reply(command.reply_to, _refusal(error))
+
+
+def _revoke(turn: Turn, job_id: str, terminate: bool) -> None:
+    live = turn.memory.live.get(job_id)
+    if live is not None and live.running and not terminate:
+        return
+    try:
+        cancel(turn, job_id, "revoked")
+    except NotFound:
+        # Celery's broadcast names tasks of other applications too.
+        log.debug(line("revoke_of_unknown", id=job_id))
+
+
+def cancel(turn: Turn, job_id: str, reason: str) -> str:
+    """End a job that waits, or tell its node to. Returns Celery's name of the state that it has now, as a text.
+
+    Raises NotFound.
+    """
+    outcome = jobs.request_cancel(turn.tx, turn.epoch, job_id, reason)
+    if outcome is None:
+        raise NotFound(f"there is no job {job_id}: `cyxwiz jobs` lists what there is")
+    if outcome.state == JobState.CANCELLED and outcome.before != JobState.CANCELLED:
+        turn.memory.stop_waiting(job_id)
+        finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, reason)
+        turn.counts["cancelled"] += 1
+    elif outcome.state not in TERMINAL_JOB_STATES and outcome.token is not None and outcome.node_id is not None:
+        grace = turn.settings.stop_grace_seconds
+        turn.outbox.control(outcome.node_id, Stop(job=job_id, token=outcome.token, grace_seconds=grace))
+        turn.counts["stopping"] += 1
+    log.info(line("cancel", job=job_id, before=outcome.before, state=outcome.state))
+    return CELERY_STATES[outcome.state]
+
+
+def _refusal(error: CyxwizError) -> Reply:
+    return Reply(error_type=type(error).__name__, error=str(error))
+
+

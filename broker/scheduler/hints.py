@@ -1,0 +1,207 @@
+"""One sentence for each requirement that no node meets: what there is instead, and the smallest change that would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from broker.scheduler.matching import GPUS_TOGETHER, gpu_checks
+from broker.scheduler.node import Node
+from cyxwiz_tasks.quantities import SizeRange, parse_version, show_size
+from cyxwiz_tasks.resources import Resources
+
+_SHOWN = 6
+
+
+class _Asked(NamedTuple):
+    """`nodes` are all that there are, or the single one that comes closest."""
+
+    resources: Resources
+    nodes: list[Node]
+    name: str
+
+    @property
+    def nobody(self) -> str:
+        return f"{self.nodes[0].name} does not have" if len(self.nodes) == 1 else "No node here has"
+
+
+def hint(name: str, nodes: Iterable[Node], resources: Resources, only: Node | None = None) -> str:
+    """The sentences for one requirement, by its name in `matching.failures`; `only`: speak of this node alone."""
+    asked = _Asked(resources, [only] if only is not None else list(nodes), name)
+    if name.startswith("labels."):
+        return _label(asked)
+    return _SENTENCES[name](asked)
+
+
+def _gpus(asked: _Asked) -> str:
+    most = max(asked.nodes, key=lambda node: len(node.gpu_indexes))
+    has = len(most.gpu_indexes)
+    if has == 0:
+        return f'{asked.nobody} a GPU. Ask for device="cpu" and no GPU, or start a worker on a machine with one.'
+    return (
+        f"{asked.nobody} {asked.resources.gpus} GPUs: {most.name} has {has}. "
+        f"Ask for gpus={has}, or start a worker on a bigger machine."
+    )
+
+
+def _gpu_memory(asked: _Asked) -> str:
+    """The n-th largest (or smallest) GPU of a node decides whether n of them are enough."""
+    wanted, limits = asked.resources.gpus, asked.resources.gpu_memory_bytes
+    cards = "a GPU" if wanted == 1 else f"{wanted} GPUs"
+    able = [node for node in asked.nodes if len(node.gpu_memory) >= wanted]
+    if not able:
+        return f'{asked.nobody} {cards} with gpu_memory="{asked.resources.gpu_memory}". Ask for fewer GPUs.'
+    best = max(able, key=lambda node: sorted(node.gpu_memory)[-wanted])
+    largest = sorted(best.gpu_memory)[-wanted]
+    said = f'{asked.nobody} {cards} with gpu_memory="{asked.resources.gpu_memory}"'
+    if largest < limits.min_bytes:
+        size = show_size(largest)
+        return f'{said}: the largest has {size}, on {best.name}. Ask for gpu_memory="{size}", or start a worker on a bigger one.'
+    least = min(able, key=lambda node: sorted(node.gpu_memory)[wanted - 1])
+    size = show_size(_rounded_up(sorted(least.gpu_memory)[wanted - 1]))
+    return f'{said}: {least.name} has the smallest, {size}, and others are not in that range. Ask for gpu_memory="..{size}".'
+
+
+def _rounded_up(size_bytes: int) -> int:
+    """To the next tenth of a GB, which `show_size` then does not round down."""
+    tenth = 2**30 / 10
+    return int(-(-size_bytes // tenth) * tenth) + 1
+
+
+def _gpu_model(asked: _Asked) -> str:
+    there = _distinct(gpu.model for node in asked.nodes for gpu in node.capability.gpus)
+    return (
+        f'{asked.nobody} {_cards(asked)} gpu_model="{asked.resources.gpu_model}": there {_are(there)}. {_one_of(asked)}'
+    )
+
+
+def _compute_capability(asked: _Asked) -> str:
+    there = _distinct(gpu.compute_capability for node in asked.nodes for gpu in node.capability.gpus)
+    wanted = asked.resources.compute_capability
+    return f'{asked.nobody} {_cards(asked)} compute_capability="{wanted}": there {_are(there)}. {_one_of(asked)}'
+
+
+def _gpus_together(asked: _Asked) -> str:
+    fields = " and ".join(gpu_checks(asked.resources))
+    kinds = _distinct(
+        f"{gpu.model} ({show_size(gpu.memory_bytes)}, {gpu.compute_capability})"
+        for node in asked.nodes
+        for gpu in node.capability.gpus
+    )
+    return (
+        f"{asked.nobody} {_cards(asked)} {fields} at the same time: there {_are(kinds)}. "
+        "Loosen one of them so that one kind of GPU meets all."
+    )
+
+
+def _version(asked: _Asked) -> str:
+    has = [getattr(node.capability, asked.name) for node in asked.nodes]
+    there = _distinct(version for version in has if version is not None)
+    unknown = f" ({has.count(None)} without a known version)" if None in has else ""
+    wanted = getattr(asked.resources, asked.name)
+    if not there:
+        return f'{asked.nobody} a known {asked.name} version, so {asked.name}="{wanted}" cannot hold. Leave it out.'
+    newest = max(there, key=_version_key)
+    return (
+        f'{asked.nobody} {asked.name} "{wanted}": there {_are(there)}{unknown}. '
+        f'Ask for {asked.name}="{newest.partition("+")[0]}", or update it on a node and restart its worker.'
+    )
+
+
+def _version_key(text: str) -> tuple[int, ...]:
+    try:
+        return parse_version(text)
+    except ValueError:
+        return ()
+
+
+def _place(asked: _Asked) -> str:
+    """Operating system and region."""
+    has = [
+        node.capability.region if asked.name == "region" else f"{node.capability.os} {node.capability.os_version}"
+        for node in asked.nodes
+    ]
+    there = _distinct(value for value in has if value is not None)
+    wanted = getattr(asked.resources, asked.name)
+    return f'{asked.nobody} {asked.name} "{wanted}": there {_are(there)}. {_one_of(asked)}'
+
+
+def _amount(asked: _Asked) -> str:
+    """Memory and disk."""
+    ram = asked.name == "ram"
+    wanted: SizeRange = asked.resources.ram_bytes if ram else asked.resources.disk_bytes
+    sizes = {node.name: node.capability.ram_bytes if ram else node.capability.disk_free_bytes for node in asked.nodes}
+    most, least = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
+    what = "memory" if ram else "free disk space"
+    said = f'{asked.nobody} {asked.name}="{getattr(asked.resources, asked.name)}" of {what}'
+    if sizes[most] < wanted.min_bytes:
+        size = show_size(sizes[most])
+        return f'{said}: {most} has most, {size}. Ask for {asked.name}="{size}", or start a worker on a bigger machine.'
+    size = show_size(_rounded_up(sizes[least]))
+    return f'{said}: {least} has least, {size}, and others are not in that range. Ask for {asked.name}="..{size}".'
+
+
+def _cpus(asked: _Asked) -> str:
+    most = max(asked.nodes, key=lambda node: node.capability.cpu_cores)
+    has = most.capability.cpu_cores
+    return (
+        f"{asked.nobody} {asked.resources.cpus} CPU cores: {most.name} has {has}. "
+        f"Ask for cpus={has}, or start a worker on a bigger machine."
+    )
+
+
+def _node(asked: _Asked) -> str:
+    there = _distinct(node.name for node in asked.nodes)
+    return f'node="{asked.resources.node}" is the name or id of none of them: there {_are(there)}. {_one_of(asked)}'
+
+
+def _excluded(asked: _Asked) -> str:
+    there = _distinct(node.name for node in asked.nodes)
+    return f"exclude_nodes refuses {', '.join(there)}. Take one of them off, or start a worker on another machine."
+
+
+def _label(asked: _Asked) -> str:
+    key = asked.name.removeprefix("labels.")
+    there = _distinct(f"{node.capability.labels[key]}" for node in asked.nodes if key in node.capability.labels)
+    wanted = f"{key}={asked.resources.labels[key]}"
+    if not there:
+        return f"{asked.nobody} the label {key}. Leave it out, or start a worker with --label {wanted}."
+    return f"{asked.nobody} the label {wanted}: there {_are(there)}. {_one_of(asked)}"
+
+
+def _cards(asked: _Asked) -> str:
+    return "a GPU with" if asked.resources.gpus == 1 else f"{asked.resources.gpus} GPUs with"
+
+
+def _one_of(asked: _Asked) -> str:
+    return "Ask for one of these, or start a worker where there is another."
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))
+
+
+def _are(there: list[str]) -> str:
+    if not there:
+        return "is none"
+    shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
+    return f"{'is' if len(there) == 1 else 'are'} {shown}"
+
+
+_SENTENCES: dict[str, Callable[[_Asked], str]] = {
+    "gpus": _gpus,
+    "gpu_memory": _gpu_memory,
+    "gpu_model": _gpu_model,
+    "compute_capability": _compute_capability,
+    GPUS_TOGETHER: _gpus_together,
+    "cuda": _version,
+    "driver": _version,
+    "torch": _version,
+    "os": _place,
+    "region": _place,
+    "ram": _amount,
+    "disk": _amount,
+    "cpus": _cpus,
+    "node": _node,
+    "exclude_nodes": _excluded,
+}

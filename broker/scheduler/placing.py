@@ -1,0 +1,87 @@
+"""Waiting jobs get nodes: placement in memory, attempts in the record, messages for the nodes."""
+
+from __future__ import annotations
+
+import time
+
+from broker.scheduler.memory import Live
+from broker.scheduler.messages import for_node
+from broker.scheduler.placement import Placement
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.protocol import Assignment, Update
+from cyxwiz_tasks.states import ASSIGNED
+from db import attempts
+from db.attempts import NewAttempt
+from db.jobs import StoredMessage
+
+#: most jobs that one turn places; whoever is left over is placed by the next turn, which follows at once
+PLACED_PER_TURN = 1000
+
+
+def place(turn: Turn) -> int:
+    """Place what fits; how many jobs were placed."""
+    memory = turn.memory
+    placements = memory.placer.place(PLACED_PER_TURN)
+    if not placements:
+        return 0
+    assigned = attempts.assign(
+        turn.tx, turn.epoch, [_new_attempt(placement) for placement in placements], turn.settings.lease_seconds
+    )
+    turn.look_up(list(assigned))
+    for placement in placements:
+        entry = assigned.get(placement.job_id)
+        if entry is None:
+            # The record knows better: the job was cancelled or has expired.
+            memory.cluster.release(placement.job_id)
+            continue
+        live = memory.assigned(placement, entry.token, entry.number)
+        _announce(turn, placement, live)
+        publish(turn, placement.job_id, live)
+    turn.counts["placed"] += len(assigned)
+    return len(assigned)
+
+
+def publish(turn: Turn, job_id: str, live: Live) -> None:
+    """Put an attempt's message into its node's queue. The job's message must have been looked up."""
+    message: StoredMessage = turn.messages[job_id]
+    assignment = Assignment(
+        job=job_id,
+        attempt=live.number,
+        token=live.token,
+        node=live.node_id,
+        incarnation=live.incarnation,
+        gpus=live.gpus,
+        epoch=turn.epoch,
+    )
+    text = for_node(message.headers, message.body, message.properties, assignment, live.publications)
+    turn.outbox.to_node(live.node_id, text)
+
+
+def _announce(turn: Turn, placement: Placement, live: Live) -> None:
+    job_id, node = placement.job_id, placement.node_name
+    if turn.wants_result(job_id):
+        turn.outbox.state(job_id, ASSIGNED, {"node": node, "attempt": live.number})
+    why = f"{node} has the best score, {placement.score:.2f}"
+    if placement.runners_up:
+        why += "; next: " + ", ".join(f"{other.name} {other.score:.2f}" for other in placement.runners_up)
+    turn.outbox.update(
+        job_id,
+        Update(kind="state", state=ASSIGNED, node=node, attempt=live.number, message=why, at=time.time()),
+    )
+
+
+def _new_attempt(placement: Placement) -> NewAttempt:
+    return NewAttempt(
+        job_id=placement.job_id,
+        node_id=placement.node_id,
+        incarnation=placement.incarnation,
+        gpus=placement.gpu_indexes,
+        gpu_memory_bytes=placement.gpu_memory_bytes,
+        cpus=placement.cpus,
+        ram_bytes=placement.ram_bytes,
+        scores={
+            "score": round(placement.score, 4),
+            "parts": {name: round(part, 4) for name, part in placement.parts._asdict().items()},
+            "next": [[other.name, round(other.score, 4)] for other in placement.runners_up],
+        },
+    )

@@ -1,0 +1,51 @@
+"""A task that retries itself (Celery's `self.retry()`) publishes a message with its own id and one more retry.
+
+That message takes the place of a report: it ends the attempt that sent it and puts the job back into the queue, with the
+new body and the new time. A message whose count is not higher than the recorded one is a duplicate.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.log_lines import line
+from broker.scheduler.messages import Arrival
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
+from db import attempts, jobs
+from db.attempts import Ending
+from db.jobs import Accepted, StoredMessage
+
+log = logging.getLogger(__name__)
+
+
+def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
+    """Let a job wait again if this message is a newer retry of it; else do nothing."""
+    turn.look_up([arrival.id])
+    known = turn.messages.get(arrival.id)
+    if answer.job_id != arrival.id or known is None or arrival.retries <= (known.headers.get("retries") or 0):
+        return
+    if answer.state in TERMINAL_JOB_STATES or answer.state == JobState.HELD:
+        log.warning(line("retry_ignored", job=arrival.id, state=answer.state, retries=arrival.retries))
+        return
+    message = StoredMessage(arrival.headers, arrival.body, arrival.properties)
+    jobs.replace_message(turn.tx, arrival.id, message, arrival.not_before)
+    turn.messages[arrival.id] = message
+    if _end_attempt(turn, arrival.id, f"the task retries itself, retry {arrival.retries}"):
+        turn.memory.stop_waiting(arrival.id)
+        due = arrival.not_before and time.monotonic() + arrival.not_before.timestamp() - time.time()
+        turn.memory.wait(Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority), due)
+        turn.counts["retried"] += 1
+
+
+def _end_attempt(turn: Turn, job_id: str, message: str) -> bool:
+    """End the job's attempt, if one is under way; whether the job waits now."""
+    live = turn.memory.live.get(job_id)
+    if live is None:
+        return True
+    ending = Ending(job_id, live.token, live.node_id, AttemptState.FAILED, JobState.PENDING, Cause.ERROR, message)
+    [settled] = attempts.end(turn.tx, turn.epoch, [ending])
+    turn.memory.ended(job_id)
+    return settled.job_state == JobState.PENDING

@@ -1,0 +1,40 @@
+"""One turn of the scheduler: what its handlers share while its transaction is open."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from broker.scheduler.memory import Memory
+from broker.scheduler.outbox import Outbox
+from cyxwiz_tasks.settings import Settings
+from db import jobs
+from db.jobs import StoredMessage
+
+
+@dataclass
+class Turn:
+    """Handlers read and change the record through `tx`, change `memory` alike, and put what is to be said into `outbox`."""
+
+    tx: Connection
+    epoch: int
+    memory: Memory
+    outbox: Outbox
+    settings: Settings
+    #: messages of jobs that were read or looked up in this turn
+    messages: dict[str, StoredMessage] = field(default_factory=dict)
+    #: what happened, for the log
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def look_up(self, job_ids: list[str]) -> None:
+        """See that `messages` holds these jobs, so far as the record knows them."""
+        missing = [job_id for job_id in job_ids if job_id not in self.messages]
+        if missing:
+            self.messages |= jobs.messages(self.tx, missing)
+
+    def wants_result(self, job_id: str) -> bool:
+        """Whether somebody may look at the job's state in the result backend; False for `ignore_result`."""
+        message = self.messages.get(job_id)
+        return message is None or not message.headers.get("ignore_result")

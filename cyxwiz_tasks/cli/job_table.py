@@ -1,0 +1,105 @@
+"""Jobs as a table, and one job as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cyxwiz_tasks.cli.durations import show_between, show_since
+from cyxwiz_tasks.cli.values import show_mapping
+
+COLOURS = {
+    "pending": "yellow",
+    "assigned": "cyan",
+    "running": "blue",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "held": "red",
+}
+
+
+def show_jobs(rows: list[dict[str, Any]], console: Console) -> None:
+    """A line for each job."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("ID", no_wrap=True)
+    for title in ("STATE", "JOB", "NODE", "PRIORITY", "TRIES", "AGE", "RAN"):
+        table.add_column(title, no_wrap=title != "JOB", overflow="fold")
+    for row in rows:
+        table.add_row(
+            str(row["id"]),
+            state_text(row),
+            Text(str(row.get("name") or row.get("task") or "")),
+            Text(str(row.get("node") or "")),
+            str(row.get("priority") or ""),
+            str(row.get("attempts") or 0),
+            show_since(row.get("submitted_at") or row.get("accepted_at")),
+            show_between(row.get("started_at"), row.get("ended_at")),
+        )
+    console.print(table if rows else "no jobs")
+
+
+def state_text(row: dict[str, Any]) -> Text:
+    state = str(row["state"])
+    cause = f" ({row['cause']})" if row.get("cause") and state in ("failed", "held") else ""
+    return Text(state + cause, style=COLOURS.get(state, ""))
+
+
+def show_job(record: dict[str, Any], console: Console) -> None:
+    """Everything that the record knows of one job, the most wanted first."""
+    page = Table.grid(padding=(0, 2))
+    page.add_column(style="bold", no_wrap=True)
+    page.add_column(overflow="fold")
+    for title, value in _lines(record):
+        if value:
+            page.add_row(title, value)
+    console.print(page)
+    attempts = record.get("attempts") or []
+    if attempts:
+        console.print()
+        console.print(_attempts(attempts))
+    if record.get("traceback"):
+        console.print()
+        console.print(Text(str(record["traceback"]).rstrip(), style="red"))
+
+
+def _lines(record: dict[str, Any]) -> list[tuple[str, Any]]:
+    result = record.get("result")
+    return [
+        ("job", str(record["id"])),
+        ("name", Text(str(record.get("name") or ""))),
+        ("task", Text(str(record.get("task") or ""))),
+        ("state", state_text(record)),
+        ("message", Text(str(record.get("message") or ""))),
+        ("priority", str(record.get("priority") or "")),
+        ("owner", Text(" / ".join(str(record[key]) for key in ("owner", "project") if record.get(key)))),
+        ("needs", Text(show_mapping(record.get("resources") or {}))),
+        ("node", Text(str(record.get("node") or ""))),
+        ("submitted", _ago(record.get("submitted_at"))),
+        ("waited", show_between(record.get("accepted_at"), record.get("started_at") or record.get("ended_at"))),
+        ("ran", show_between(record.get("started_at"), record.get("ended_at"))),
+        ("result", Text(show_mapping(result) if isinstance(result, dict) else "" if result is None else str(result))),
+    ]
+
+
+def _ago(time: Any) -> str:
+    return f"{show_since(time)} ago" if time else ""
+
+
+def _attempts(attempts: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("ATTEMPT", "STATE", "NODE", "DEVICE", "RAN", "MESSAGE"):
+        table.add_column(title)
+    for attempt in attempts:
+        table.add_row(
+            str(attempt.get("number", "")),
+            state_text(attempt),
+            Text(str(attempt.get("node") or "")),
+            str(attempt.get("device") or ""),
+            show_between(attempt.get("started_at"), attempt.get("ended_at")),
+            Text(str(attempt.get("message") or "")),
+        )
+    return table

@@ -1,0 +1,52 @@
+"""Nodes as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cyxwiz_tasks.cli.durations import show_since
+from cyxwiz_tasks.quantities import show_size
+
+COLOURS = {"up": "green", "suspect": "yellow", "lost": "red", "left": "dim"}
+
+
+def show_nodes(rows: list[dict[str, Any]], console: Console) -> None:
+    """A line for each node: what it has, and how much of it is taken."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("NODE", "STATE", "GPUS", "CPUS", "RAM", "JOBS", "TORCH", "LABELS", "SEEN"):
+        table.add_column(title, no_wrap=title not in ("GPUS", "LABELS"))
+    for row in rows:
+        can = row.get("capability") or {}
+        state = str(row.get("state") or "")
+        labels = can.get("labels") or row.get("labels") or {}
+        table.add_row(
+            Text(str(row.get("name") or row.get("id"))),
+            Text(state, style=COLOURS.get(state, "")),
+            Text(_gpus(can.get("gpus") or [])),
+            str(can.get("cpu_cores") or ""),
+            show_size(can["ram_bytes"]) if can.get("ram_bytes") else "",
+            f"{row.get('running') or 0}/{can.get('slots') or row.get('slots') or 0}",
+            str(can.get("torch") or ""),
+            Text(" ".join(f"{key}={value}" for key, value in labels.items())),
+            _seen(row),
+        )
+    console.print(table if rows else "no nodes: start one with `cyxwiz worker`")
+
+
+def _gpus(gpus: list[dict[str, Any]]) -> str:
+    names = Counter(
+        f"{gpu['model']} {show_size(gpu['memory_bytes'])}" + (" (fake)" if gpu.get("fake") else "") for gpu in gpus
+    )
+    return ", ".join(f"{count}x {name}" for name, count in names.items()) or "none"
+
+
+def _seen(row: dict[str, Any]) -> str:
+    if row.get("state") == "up":
+        return "now"
+    seen = show_since(row.get("last_seen_at"))
+    return f"{seen} ago" if seen else ""

@@ -1,0 +1,121 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from cyxwiz_tasks.client import Client
+from cyxwiz_tasks.errors import InvalidJob, NotFound
+from cyxwiz_tasks.ids import parse_id
+from cyxwiz_tasks.resources import Resources
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_UUID_CHARACTERS = 36
+#: A prefix is looked for among so many of the newest jobs.
+_SEARCHED_JOBS = 1000
+
+_RESOURCE_HELP = {
+    "gpus": "GPUs for this job alone.",
+    "gpu_memory": "Of each GPU: 24GB.., 24GB..80GB.",
+    "gpu_model": "Names: A100|H100*.",
+    "compute_capability": "Such as >=8.0.",
+    "shared": "Share a GPU: takes --gpu-memory of it.",
+    "cuda": "CUDA of the driver: >=12.4.",
+    "driver": "Driver's version: >=550.",
+    "cpus": "Cores taken while it runs.",
+    "ram": "Memory taken while it runs: 16GB.",
+    "disk": "Free disk: 100GB.",
+    "device": "cuda or cpu.",
+    "torch": "Version of torch: >=2.11.",
+    "os": "Such as Linux.",
+    "region": "Such as eu-*.",
+    "node": "Name or id of a node.",
+}
+
+
+def json_option(function: Function) -> Function:
+    """`--json`: the result, and an error, as JSON."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        ctx.meta["cyxwiz.json"] = value
+        return value
+
+    option = click.option("--json", "as_json", is_flag=True, is_eager=True, callback=remember, help="Print JSON.")
+    return option(function)
+
+
+def resource_options(function: Function) -> Function:
+    """`--gpus`, `--gpu-memory`, ...: one option for each requirement, gathered by `resources_of`."""
+    added: Any = click.option("--exclude-node", "exclude_nodes", multiple=True, help="Not on this node.")(function)
+    added = click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A node's label.")(added)
+    for name, text in reversed(_RESOURCE_HELP.items()):
+        flag = "--" + name.replace("_", "-")
+        if name == "shared":
+            added = click.option(flag, name, is_flag=True, default=None, help=text)(added)
+        else:
+            added = click.option(flag, name, metavar="N" if name in ("gpus", "cpus") else "TEXT", help=text)(added)
+    return added  # type: ignore[no-any-return]
+
+
+def resources_of(options: dict[str, Any], base: dict[str, Any] | None = None) -> Resources:
+    """Resources out of `base` and the options of `resource_options`, which are removed from `options`.
+
+    Raises InvalidJob that names the field.
+    """
+    given = {name: options.pop(name) for name in _RESOURCE_HELP}
+    labels = dict(_label(text) for text in options.pop("labels"))
+    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen |= {"labels": labels} if labels else {}
+    excluded = options.pop("exclude_nodes")
+    chosen |= {"exclude_nodes": excluded} if excluded else {}
+    return Resources.parse((base or {}) | chosen)
+
+
+def parse_json(name: str, text: str) -> Any:
+    """The value of an option that takes JSON. Raises InvalidJob that names it."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidJob(name, f"{text[:60]!r} is no JSON ({error})", """Write for example '{"rate": 0.1}'""") from None
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def find_id(client: Client, text: str) -> str:
+    """The id of the one job whose id starts or ends like this.
+
+    Raises NotFound if there is none, InvalidJob if there are several.
+    """
+    if len(text) == _UUID_CHARACTERS:
+        return parse_id(text)
+    wanted = text.lower()
+    found = [row["id"] for row in client.jobs(limit=_SEARCHED_JOBS) if _matches(row["id"], wanted)]
+    if not found:
+        raise NotFound(f"no job has an id that starts or ends with {text!r}: `cyxwiz jobs` lists them")
+    if len(found) > 1:
+        raise InvalidJob("id", f"{text!r} fits {len(found)} jobs", f"Write more of it, or its last characters: {found[0]}")
+    return str(found[0])
+
+
+def _matches(job_id: str, wanted: str) -> bool:
+    # Ids begin with their time, so those of one minute begin alike: their ends tell them apart.
+    return job_id.startswith(wanted) or job_id.endswith(wanted)
+
+
+def _label(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise InvalidJob("labels", f"{text!r} has no key or no value", "Write --label rack=a1")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+

@@ -1,0 +1,106 @@
+"""Answers a node as a scheduler would, and keeps what it heard: for tests of a node alone, without a record."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from cyxwiz_tasks.protocol import (
+    ASSIGNMENT_HEADER,
+    INBOX,
+    REPORT,
+    REPORTS,
+    Assignment,
+    Ended,
+    Register,
+    ReportReply,
+    Stop,
+    control_key,
+    node_queue,
+)
+
+
+class FakeScheduler:
+    """Places everything on the node that registered last. Use as a context manager."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+        self.reports: list[Any] = []
+        self.assignments: dict[str, Assignment] = {}
+        self.node: Register | None = None
+        #: whether the end of an attempt is confirmed as its job's current one
+        self.commits: Callable[[Ended], bool] = lambda _: True
+        self.answers = True
+        self._tokens = itertools.count(1)
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._take_reports, self._take_jobs)]
+
+    def __enter__(self) -> FakeScheduler:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(5)
+        self.client.close()
+
+    def of(self, kind: str, job: str | None = None) -> list[Any]:
+        """Reports of a kind, oldest first."""
+        return [r for r in list(self.reports) if r.kind == kind and (job is None or r.job == job)]
+
+    def wait_for(self, kind: str, job: str | None = None, seconds: float = 20.0) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := self.of(kind, job)):
+            assert time.monotonic() < end, f"no {kind} of {job} within {seconds} s, only {self.reports}"
+            time.sleep(0.005)
+        return found[-1]
+
+    def stop_job(self, job: str, outcome: str = "cancelled", grace_seconds: float = 2.0) -> None:
+        assert self.node is not None
+        given = self.assignments[job]
+        stop = Stop(job=job, token=given.token, outcome=outcome, grace_seconds=grace_seconds)
+        self.client.lpush(control_key(self.node.node), stop.model_dump_json())
+
+    def assign(self, job: str, **changes: Any) -> Assignment:
+        """A placement of this job on the node."""
+        assert self.node is not None
+        facts = {"node": self.node.node, "incarnation": self.node.incarnation, "attempt": 1, "epoch": 1} | changes
+        self.assignments[job] = given = Assignment(job=job, token=next(self._tokens), **facts)
+        return given
+
+    def publish(self, raw: bytes, **changes: Any) -> None:
+        """Send a message from the inbox on to the node."""
+        message = json.loads(raw)
+        given = self.assign(message["headers"]["id"], **changes)
+        message["headers"][ASSIGNMENT_HEADER] = given.model_dump()
+        message["properties"]["delivery_info"] = {"exchange": "", "routing_key": node_queue(given.node)}
+        self.client.lpush(node_queue(given.node), json.dumps(message))
+
+    def _take_reports(self) -> None:
+        while not self._stopping.is_set():
+            if not self.answers or (taken := self.client.brpop([REPORTS], timeout=0.2)) is None:
+                self._stopping.wait(0.02 if not self.answers else 0)
+                continue
+            report = REPORT.validate_json(taken[1])
+            if isinstance(report, Register):
+                self.node = report
+            if getattr(report, "reply_to", None):
+                committed = self.commits(report) if isinstance(report, Ended) else True
+                self.client.lpush(report.reply_to, ReportReply(committed=committed).model_dump_json())
+                self.client.expire(report.reply_to, 60)
+            self.reports.append(report)
+
+    def _take_jobs(self) -> None:
+        while not self._stopping.is_set():
+            if self.node is None or (taken := self.client.brpop([INBOX], timeout=0.2)) is None:
+                self._stopping.wait(0.02 if self.node is None else 0)
+                continue
+            self.publish(taken[1])

@@ -1,0 +1,110 @@
+"""`cyxwiz worker`: run a node on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from cyxwiz_tasks.errors import CyxwizError
+from cyxwiz_tasks.settings import settings
+
+_EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
+
+
+@click.command()
+@click.option("--name", help="What people call this node. Default: the machine's name.")
+@click.option(
+    "--slots", type=click.IntRange(1, 1024), help="Jobs at a time. Default: one for each GPU, or one without any."
+)
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label that jobs can ask for.")
+@click.option("--region", help="Where this machine stands; jobs can ask for it.")
+@click.option(
+    "--path",
+    "paths",
+    multiple=True,
+    type=_EXISTING_FOLDER,
+    help="Folder with the jobs' modules. Default: the working directory.",
+)
+@click.option(
+    "--data",
+    "data",
+    multiple=True,
+    type=_EXISTING_FOLDER,
+    help="Folder below which jobs may read data sets. Default: the folders of --path.",
+)
+@click.option(
+    "--submitted-paths", is_flag=True, help="Import jobs from the submitter's own folder: for one person's machine."
+)
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="The node's folder. Default: CYXWIZ_HOME."
+)
+def worker(
+    name: str | None,
+    slots: int | None,
+    labels: tuple[str, ...],
+    region: str | None,
+    paths: tuple[str, ...],
+    data: tuple[str, ...],
+    submitted_paths: bool,
+    home: Path | None,
+) -> None:
+    """Run a node: take jobs from the queue and run each in a process of its own.
+
+    The broker is CYXWIZ_BROKER_URL, or the stack that `cyxwiz up` runs here. A first SIGTERM or Ctrl-C gives running
+    jobs back to the queue and ends in order; a second ends at once.
+    """
+    _set_up_logging()
+    try:
+        status = _run(name, slots, labels, region, paths, data, submitted_paths, home)
+    except CyxwizError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(status)
+
+
+def _run(
+    name: str | None,
+    slots: int | None,
+    labels: tuple[str, ...],
+    region: str | None,
+    paths: tuple[str, ...],
+    data: tuple[str, ...],
+    submitted_paths: bool,
+    home: Path | None,
+) -> int:
+    from workers.agent import run_node
+    from workers.capabilities import detect_capability
+    from workers.gpus import find_gpus
+    from workers.labels import parse_labels
+    from workers.measurements import measured
+    from workers.node import JobPaths
+    from workers.node_folder import NodeFolder
+
+    chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
+    # Fails here, with a sentence, where there is no stack.
+    chosen.broker()
+    folder = NodeFolder(chosen.home, name)
+    gpus = find_gpus()
+    capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels))
+    code = paths or (str(Path.cwd()),)
+    job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths)
+    _drop_credentials()
+    return run_node(folder, measured(capability, folder.path), gpus, job_paths, chosen)
+
+
+def _drop_credentials() -> None:
+    """No process that this one starts can inherit them; jobs get a list of their own besides."""
+    for name in ("CYXWIZ_BROKER_URL", "CYXWIZ_DATABASE_URL"):
+        os.environ.pop(name, None)
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    # A job's end is told once, in the node's own words; a failure's traceback is in the record and not in this log.
+    logging.getLogger("celery.app.trace").setLevel(logging.CRITICAL)
+    logging.getLogger("celery.worker").setLevel(logging.WARNING)

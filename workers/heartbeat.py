@@ -1,0 +1,79 @@
+"""The node's heartbeat: one script a beat, with the time of Redis' clock, and a fresh reading of how busy it is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import redis
+
+from cyxwiz_tasks.protocol import BEATS, telemetry_key
+from workers.node import Node
+from workers.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+_READING_SECONDS = 2.0
+_READING_TTL_SECONDS = 60
+_FORGET_SECONDS = 3600.0
+
+#: One round trip; the time is the server's, so the clocks of two machines are never compared.
+_BEAT = """
+local t = redis.call('TIME')
+redis.call('ZADD', KEYS[1], t[1] + t[2] / 1000000, ARGV[1])
+if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3]) end
+"""
+
+
+class Heartbeat:
+    """A thread of its own with a connection of its own: whatever else hangs, the node beats."""
+
+    def __init__(self, node: Node, client: redis.Redis, telemetry: Telemetry) -> None:
+        self._node, self._telemetry = node, telemetry
+        self._beat = client.register_script(_BEAT)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cyxwiz-heartbeat", daemon=True)
+        self._next_reading = 0.0
+        self._next_forgetting = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        # It may wait for its registration or for Redis; it is a daemon and has nothing to finish.
+        self._node.registered.set()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        self._node.registered.wait()
+        silent_since: float | None = None
+        while not self._stopping.is_set():
+            started_at = time.monotonic()
+            try:
+                self._beat(
+                    keys=[BEATS, telemetry_key(self._node.id)],
+                    args=[self._node.id, self._reading(started_at), _READING_TTL_SECONDS],
+                )
+                if silent_since is not None:
+                    log.info("heartbeat: Redis is back after %.1f s", started_at - silent_since)
+                    silent_since = None
+            except redis.RedisError as error:
+                if silent_since is None:
+                    log.warning("heartbeat: Redis is away: %s", error)
+                    silent_since = started_at
+            self._forget_old_attempts(started_at)
+            took_seconds = time.monotonic() - started_at
+            self._stopping.wait(max(0.0, self._node.settings.heartbeat_seconds - took_seconds))
+
+    def _reading(self, now: float) -> str:
+        if now < self._next_reading:
+            return ""
+        self._next_reading = now + _READING_SECONDS
+        return self._telemetry.read().model_dump_json()
+
+    def _forget_old_attempts(self, now: float) -> None:
+        if now >= self._next_forgetting:
+            self._next_forgetting = now + _FORGET_SECONDS
+            self._node.folder.forget_attempts(self._node.settings.result_ttl_seconds)

@@ -1,0 +1,173 @@
+"""How an attempt ended, in words: one function for each outcome. Each message says what to do next."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cyxwiz_tasks.errors import JobFailed
+from cyxwiz_tasks.runtime.pipe import decode_value
+from cyxwiz_tasks.states import Cause
+from workers.attempt import Attempt
+from workers.failure import stand_in
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is reported to the scheduler, and what Celery gets of it."""
+
+    kind: str
+    cause: Cause | None = None
+    message: str | None = None
+    #: what Celery stores as the failure
+    error: Exception | None = None
+    value: Any = None
+    #: the value as JSON text
+    encoded: str | None = None
+    exception: str | None = None
+    traceback: str | None = None
+
+
+def outcome_of(attempt: Attempt) -> Outcome:
+    """What became of the attempt; what we did to it comes before what it said."""
+    frame = attempt.last_frame
+    if attempt.stopped is not None:
+        return cancelled(attempt) if attempt.stopped.outcome == "cancelled" else preempted(attempt)
+    if attempt.overstayed:
+        return time_limit(attempt)
+    if frame is None:
+        return ended_without_word(attempt)
+    return _BY_LAST_WORD[frame["kind"]](attempt)
+
+
+def completed(attempt: Attempt) -> Outcome:
+    text = _frame(attempt)["value"]
+    return Outcome("completed", value=decode_value(text), encoded=text)
+
+
+def raised(attempt: Attempt) -> Outcome:
+    frame = _frame(attempt)
+    if frame["memory"]:
+        return out_of_memory(attempt)
+    return _raised(attempt, Cause.ERROR, f"{frame['type']}: {frame['text']}"[:2000])
+
+
+def out_of_memory(attempt: Attempt) -> Outcome:
+    where = "GPU memory" if attempt.device.startswith("cuda") else "memory"
+    advice = f"ask for more ({'gpu_memory' if where != 'memory' else 'ram'} in its resources) or use a smaller batch"
+    if attempt.last_frame is not None and attempt.last_frame["kind"] == "raised":
+        text = attempt.last_frame["text"][:1000]
+        return _raised(attempt, Cause.OUT_OF_MEMORY, f"the job ran out of {where} ({text}): {advice}")
+    return _failed(
+        attempt, Cause.OUT_OF_MEMORY, f"the kernel killed the job for its memory on node {attempt.node.name}: {advice}"
+    )
+
+
+def ended_without_word(attempt: Attempt) -> Outcome:
+    code = attempt.exit_code or 0
+    if code == -signal.SIGKILL and attempt.ran_out_of_memory:
+        return out_of_memory(attempt)
+    return crashed(attempt, -code) if code < 0 else exited(attempt)
+
+
+def crashed(attempt: Attempt, signal_number: int) -> Outcome:
+    try:
+        name = signal.Signals(signal_number).name
+    except ValueError:
+        name = f"signal {signal_number}"
+    hint = {
+        "SIGKILL": "somebody or something on that machine killed it",
+        "SIGSEGV": "native code touched memory that is not its own: see the last lines, try other versions of libraries",
+        "SIGABRT": "native code gave up: see the last lines",
+        "SIGBUS": "a file that it had mapped shrank, or shared memory ran out",
+    }.get(name, "see the last lines")
+    return _failed(attempt, Cause.CRASHED, f"the job's process was ended by {name} on node {attempt.node.name}: {hint}")
+
+
+def exited(attempt: Attempt) -> Outcome:
+    frame = attempt.last_frame
+    code = attempt.exit_code if frame is None else frame["code"]
+    return _failed(
+        attempt,
+        Cause.ERROR,
+        f"the job's process exited with status {code} on node {attempt.node.name} before its function returned: "
+        f"return a value or raise an exception instead of exiting",
+    )
+
+
+def time_limit(attempt: Attempt) -> Outcome:
+    return _failed(
+        attempt,
+        Cause.TIME_LIMIT,
+        f"the job ran longer than its time limit of {attempt.time_limit_seconds:g} s: give it more (`time_limit=`), or "
+        f"return when `ctx.should_stop` turns true",
+    )
+
+
+def not_json(attempt: Attempt) -> Outcome:
+    frame = _frame(attempt)
+    return _failed(
+        attempt,
+        Cause.ERROR,
+        f"the job returned a value of type {frame['type']}, which JSON cannot carry ({frame['reason']}): return numbers, "
+        f"texts, lists and dicts, and write everything else into files in ctx.artifacts",
+    )
+
+
+def too_large(attempt: Attempt) -> Outcome:
+    limit = attempt.node.settings.result_limit_bytes
+    return _failed(
+        attempt,
+        Cause.ERROR,
+        f"the job returned {_frame(attempt)['bytes']} bytes, more than a result may have ({limit}): write a file into "
+        f"ctx.artifacts and return its name",
+    )
+
+
+def cancelled(attempt: Attempt) -> Outcome:
+    return Outcome("cancelled", Cause.CANCELLED, f"cancelled after {attempt.seconds:.1f} s on node {attempt.node.name}")
+
+
+def preempted(attempt: Attempt) -> Outcome:
+    return Outcome("preempted", Cause.PREEMPTED, f"gave its place on node {attempt.node.name} back")
+
+
+def retry(attempt: Attempt) -> Outcome:
+    frame = _frame(attempt)
+    why = "" if frame["cause"] is None else f" after {frame['cause']['type']}: {frame['cause']['text']}"
+    return Outcome("retry", message=f"tries again{why}"[:2000], encoded=frame["message"])
+
+
+def _raised(attempt: Attempt, cause: Cause, message: str) -> Outcome:
+    frame = _frame(attempt)
+    return Outcome(
+        "failed",
+        cause,
+        message,
+        error=stand_in(frame),
+        exception=f"{frame['module']}.{frame['type']}",
+        traceback=frame["traceback"][-16_000:],
+    )
+
+
+def _failed(attempt: Attempt, cause: Cause, message: str) -> Outcome:
+    if lines := attempt.log.last_lines():
+        message = f"{message}. Its last lines:\n{lines}"
+    return Outcome("failed", cause, message, error=JobFailed(message, cause=str(cause)), exception="JobFailed")
+
+
+def _frame(attempt: Attempt) -> dict[str, Any]:
+    assert attempt.last_frame is not None
+    return attempt.last_frame
+
+
+_BY_LAST_WORD: dict[str, Callable[[Attempt], Outcome]] = {
+    "returned": completed,
+    "raised": raised,
+    "retry": retry,
+    "exited": exited,
+    "not_json": not_json,
+    "too_large": too_large,
+}
