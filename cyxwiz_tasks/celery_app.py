@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from typing import Any
 
 from celery import Celery, _state
@@ -49,6 +50,19 @@ class Application(Celery):  # type: ignore[misc]
 
     def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
         return super().connection_for_write(url or self.server, **kwargs)
+
+    def close(self) -> None:
+        """Also close this thread's connections to the result backend, which Celery leaves to the garbage collector."""
+        if self._backend is not None:
+            self._backend.result_consumer.stop()
+            self._backend.client.connection_pool.disconnect()
+        super().close()
+
+    def reconnect(self) -> None:
+        """Let go of all connections: the next use looks up the broker again, which may have moved."""
+        self._after_fork()
+        self._backend_cache = None
+        self._local = threading.local()
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
         """Celery's own, except that what is ours among the options goes into the header.

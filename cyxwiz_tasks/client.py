@@ -24,6 +24,7 @@ from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Why, reply_key
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
+from cyxwiz_tasks.states import CELERY_STATES, JobState
 from cyxwiz_tasks.submission import Submission, prepare
 from cyxwiz_tasks.training_job import TrainingJob
 
@@ -119,15 +120,12 @@ class Client:
         return self.requests.command(Cancel(job=parse_id(id), reason=reason))
 
     def job(self, id: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """The record of a job, with its attempts; `id` may be the start of an id, if only one job has it.
-
-        Raises NotFound.
-        """
-        return dict(self.requests.query("job", timeout, id=id))
+        """The record of a job, with its attempts. Raises NotFound."""
+        return _with_celery_state(self.requests.query("job", timeout, id=parse_id(id)))
 
     def jobs(self, **filters: Any) -> list[dict[str, Any]]:
-        """Records of jobs, newest first. Filters: states (a list), owner, name, limit (100), before (an id)."""
-        return list(self.requests.query("jobs", **filters))
+        """Records of jobs, newest first. Filters: states (a list), owner, name, node, limit, before (an id)."""
+        return [_with_celery_state(row) for row in self.requests.query("jobs", **filters)]
 
     def nodes(self, **filters: Any) -> list[dict[str, Any]]:
         """The nodes and what they can do."""
@@ -138,8 +136,9 @@ class Client:
         return list(self.requests.query("events", id=parse_id(id)))
 
     def metrics(self, id: str) -> list[dict[str, Any]]:
-        """What a job reported, oldest first, as the record keeps it. Raises NotFound."""
-        return list(self.requests.query("metrics", id=parse_id(id)))
+        """What a job reported, oldest first, each with `attempt` and `at`, a Unix time. Raises NotFound."""
+        rows = self.requests.query("metrics", id=parse_id(id))
+        return [{"attempt": row["attempt"], "at": row["at"], **row["values"]} for row in rows]
 
     def status(self) -> dict[str, Any]:
         """Counts of jobs and nodes, and who leads."""
@@ -192,6 +191,11 @@ class Client:
             elif not self.connection.exists(INBOX):
                 self._push(waiting.values())
         return found
+
+
+def _with_celery_state(row: dict[str, Any]) -> dict[str, Any]:
+    """A record with, beside our name of its state, the one that `AsyncResult` has for it."""
+    return row | {"celery_state": CELERY_STATES[JobState(row["state"])]}
 
 
 def _nothing_heard(waiting: Mapping[str, Submission], seconds: float) -> CyxwizError:

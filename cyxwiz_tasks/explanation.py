@@ -6,17 +6,17 @@ from typing import Any
 
 
 class Explanation:
-    """`str()` is the text for people; `facts` is what it is made of."""
+    """`str()` is the text for people, a sentence a line; `facts` is what it is made of, as counts and names."""
 
-    def __init__(self, value: Any) -> None:
-        self.facts: dict[str, Any] = dict(value) if isinstance(value, dict) else {"text": str(value)}
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
 
     @property
-    def text(self) -> str:
-        return str(self.facts.get("text", ""))
+    def sentences(self) -> list[str]:
+        return [str(sentence) for sentence in self.facts.get("sentences", ())]
 
     def __str__(self) -> str:
-        return self.text
+        return "\n".join(self.sentences)
 
     def __repr__(self) -> str:
-        return f"<Explanation: {self.text}>"
+        return f"<Explanation: {' '.join(self.sentences)}>"

@@ -19,7 +19,7 @@ from cyxwiz_tasks.errors import NotFound, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.job_update import JobUpdate
 from cyxwiz_tasks.protocol import Update, log_key, progress_key
-from cyxwiz_tasks.states import CELERY_STATES, TERMINAL_JOB_STATES, JobState
+from cyxwiz_tasks.states import TERMINAL_JOB_STATES
 from cyxwiz_tasks.streams import entries, read
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class JobHandle:
         if state != _UNKNOWN:
             return state
         try:
-            return CELERY_STATES[JobState(self.record()["state"])]
+            return str(self.record()["celery_state"])
         except NotFound:
             return _UNKNOWN
 
@@ -173,6 +173,6 @@ class JobHandle:
         record = self.record()
         if metrics_too:
             for row in self.client.metrics(self.id):
-                yield JobUpdate(Update(kind="progress", state="PROGRESS", values=row))
-        state = CELERY_STATES[JobState(record["state"])]
-        yield JobUpdate(Update(kind="end", state=state, message=record.get("message")))
+                attempt, at = row.pop("attempt"), row.pop("at")
+                yield JobUpdate(Update(kind="progress", state="PROGRESS", attempt=attempt, at=at, values=row))
+        yield JobUpdate(Update(kind="end", state=record["celery_state"], message=record.get("message")))

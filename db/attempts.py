@@ -185,7 +185,7 @@ _SETTLE = text(
             job_id uuid, token bigint, node_id uuid, state text, job_state text, cause text, message text,
             exception text, traceback text, exit_code int, result jsonb, retry_after_seconds double precision
         )
-    ), old AS (
+    ), locked AS (
         SELECT given.*, jobs.id, attempts.node_id AS place, attempts.number, jobs.state AS from_state,
             CASE WHEN job_state IN ('pending', 'held') AND cancel_requested_at IS NOT NULL
                 THEN 'cancelled' ELSE job_state END AS goal
@@ -196,18 +196,18 @@ _SETTLE = text(
             AND attempts.node_id = coalesce(given.node_id, attempts.node_id)
         FOR UPDATE OF jobs, attempts
     ), moved AS (
-        UPDATE jobs SET state = goal, exception = old.exception, traceback = old.traceback,
-            cause = CASE WHEN goal = old.job_state THEN old.cause ELSE 'cancelled' END,
-            message = CASE WHEN goal = old.job_state THEN old.message ELSE nullif(cancel_reason, '') END,
-            result = CASE WHEN goal = 'completed' THEN old.result END,
+        UPDATE jobs SET state = goal, exception = locked.exception, traceback = locked.traceback,
+            cause = CASE WHEN goal = locked.job_state THEN locked.cause ELSE 'cancelled' END,
+            message = CASE WHEN goal = locked.job_state THEN locked.message ELSE nullif(cancel_reason, '') END,
+            result = CASE WHEN goal = 'completed' THEN locked.result END,
             ended_at = CASE WHEN goal = ANY(:ended) THEN statement_timestamp() END,
             node_id = CASE WHEN goal = ANY(:ended) THEN jobs.node_id END,
             assigned_at = CASE WHEN goal = ANY(:ended) THEN assigned_at END,
             started_at = CASE WHEN goal = ANY(:ended) THEN started_at END,
             not_before = CASE WHEN goal = 'pending' THEN greatest(
-                not_before, statement_timestamp() + make_interval(secs => old.retry_after_seconds)) END
-        FROM old WHERE jobs.id = old.id
-        RETURNING old.*
+                not_before, statement_timestamp() + make_interval(secs => locked.retry_after_seconds)) END
+        FROM locked WHERE jobs.id = locked.id
+        RETURNING locked.*
     ), closed AS (
         UPDATE attempts SET state = moved.state, cause = moved.cause, message = moved.message,
             exit_code = moved.exit_code, ended_at = statement_timestamp()

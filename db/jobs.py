@@ -231,13 +231,13 @@ def replace_message(tx: Connection, job_id: str, message: StoredMessage, not_bef
 
 _MOVE_WAITING = text(
     """
-    WITH old AS (
+    WITH locked AS (
         SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = ANY(:sources) FOR UPDATE
     ), moved AS (
         UPDATE jobs SET state = :state, cause = :cause, message = :message, not_before = NULL,
             ended_at = CASE WHEN :ends THEN statement_timestamp() END
-        FROM old WHERE jobs.id = old.id
-        RETURNING jobs.id, old.state AS from_state
+        FROM locked WHERE jobs.id = locked.id
+        RETURNING jobs.id, locked.state AS from_state
     ), logged AS (
         INSERT INTO events (job_id, epoch, from_state, to_state, cause, actor, detail)
         SELECT id, :epoch, from_state, :state, :cause, :actor,
@@ -304,25 +304,25 @@ def expire(tx: Connection, epoch: int, limit: int = 1000) -> list[str]:
 
 _REQUEST_CANCEL = text(
     """
-    WITH old AS (
+    WITH locked AS (
         SELECT id, state, attempts, current_token, node_id, cancel_requested_at IS NOT NULL AS asked
         FROM jobs WHERE id = CAST(:id AS uuid) FOR UPDATE
     ), changed AS (
         UPDATE jobs SET cancel_requested_at = statement_timestamp(), cancel_reason = :reason,
-            state = CASE WHEN old.state = ANY(:waiting) THEN 'cancelled' ELSE old.state END,
-            cause = CASE WHEN old.state = ANY(:waiting) THEN 'cancelled' ELSE cause END,
-            message = CASE WHEN old.state = ANY(:waiting) THEN nullif(:reason, '') ELSE message END,
-            ended_at = CASE WHEN old.state = ANY(:waiting) THEN statement_timestamp() END
-        FROM old WHERE jobs.id = old.id AND NOT old.asked AND old.state = ANY(:sources)
+            state = CASE WHEN locked.state = ANY(:waiting) THEN 'cancelled' ELSE locked.state END,
+            cause = CASE WHEN locked.state = ANY(:waiting) THEN 'cancelled' ELSE cause END,
+            message = CASE WHEN locked.state = ANY(:waiting) THEN nullif(:reason, '') ELSE message END,
+            ended_at = CASE WHEN locked.state = ANY(:waiting) THEN statement_timestamp() END
+        FROM locked WHERE jobs.id = locked.id AND NOT locked.asked AND locked.state = ANY(:sources)
         RETURNING jobs.state
     ), logged AS (
         INSERT INTO events (job_id, node_id, attempt, token, epoch, from_state, to_state, cause, actor, detail)
-        SELECT id, node_id, nullif(attempts, 0), current_token, :epoch, old.state, nullif(changed.state, old.state),
+        SELECT id, node_id, nullif(attempts, 0), current_token, :epoch, locked.state, nullif(changed.state, locked.state),
             'cancelled', 'client', jsonb_build_object('cancel_requested', :reason ::text)
-        FROM old, changed
+        FROM locked, changed
     )
-    SELECT id::text, old.state, coalesce(changed.state, old.state), current_token, node_id::text
-    FROM old LEFT JOIN changed ON true"""
+    SELECT id::text, locked.state, coalesce(changed.state, locked.state), current_token, node_id::text
+    FROM locked LEFT JOIN changed ON true"""
 )
 
 

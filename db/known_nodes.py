@@ -7,8 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from db.models import NodeState
-
 #: counted as time up before a node was first seen, so that its first minutes say little
 _CREDIT_SECONDS = 3600.0
 
@@ -19,7 +17,7 @@ class KnownNode:
     name: str
     hostname: str
     incarnation: str
-    state: NodeState
+    state: str
     capability: dict[str, Any]
     #: 0 to 1
     reputation: float

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from cyxwiz_tasks.errors import InvalidSettings, ServerUnavailable
 from db.engine import make_engine
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 #: of `pg_advisory_lock(class, object)`: one upgrade at a time
 LOCK = {"lock_class": 0x63797877, "lock_object": 2}
 #: how long an upgrade waits for another one that runs
@@ -34,7 +35,8 @@ OLDEST_SERVER = 15
 def configuration(connection: Connection | None = None) -> Config:
     """Alembic's configuration; `connection` is what env.py runs on. Its output goes nowhere."""
     config = Config(stdout=io.StringIO())
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("file_template", "v%%(rev)s_%%(slug)s")
     config.attributes["connection"] = connection
     return config
 

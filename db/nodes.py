@@ -43,11 +43,12 @@ class Registered:
     up_seconds: float
 
 
-# A node that registers again under the same incarnation only came back to the broker: no event.
+# A node that registers again under the same incarnation only came back to the broker: no event. `old` takes no lock: it
+# is read after the insertion, and then a lock would find the row changed by this very statement, and skip it.
 _REGISTER = text(
     """
     WITH old AS (
-        SELECT id, state, incarnation FROM nodes WHERE id = CAST(:id AS uuid) FOR UPDATE
+        SELECT id, state, incarnation FROM nodes WHERE id = CAST(:id AS uuid)
     ), kept AS (
         INSERT INTO nodes AS n (id, name, hostname, incarnation, state, capability, slots, region, labels,
             first_seen_at, registered_at, last_seen_at)

@@ -55,7 +55,7 @@ class AttemptReports:
         self._output_characters = 0
         self._state: dict[str, Any] | None = None
         self._next_state = self._next_metrics = self._next_event = 0.0
-        self._ended = self._log_ended = False
+        self._ended = False
         #: set once everything, up to `end`, is in Redis
         self.written = threading.Event()
 
@@ -93,10 +93,10 @@ class AttemptReports:
                 self._output[0] = "[... output is missing here: Redis was away ...]\n" + self._output[0]
         self._wake()
 
-    def end(self, job_ended: bool) -> None:
-        """Nothing follows, so all that has gathered is due. With the job its log ends, too."""
+    def end(self) -> None:
+        """Nothing follows, so all that has gathered is due."""
         with self._lock:
-            self._ended, self._log_ended = True, job_ended
+            self._ended = True
 
     def take(self, now: float) -> Taken:
         """What is due by now."""
@@ -162,9 +162,6 @@ class AttemptReports:
         if self._output:
             commands.append(("XADD", key, "*", "text", "".join(self._output)))
             self._output, self._output_characters = [], 0
-        if self._log_ended:
-            commands.append(("XADD", key, "*", "end", str(self._assignment.attempt)))
-        if commands:
             commands.append(("EXPIRE", key, self._ttl_seconds))
         return commands
 

@@ -19,6 +19,8 @@ class StopRequest:
         self._read, self._write = os.pipe()
         self._lock = threading.Lock()
         self.asked: Stop | None = None
+        #: whether Celery has told everybody already that the job is revoked
+        self.announced = False
 
     def fileno(self) -> int:
         return self._read
@@ -76,10 +78,11 @@ class Attempts:
             found[2].ask(stop)
 
     def cancel_process(self, pid: int) -> None:
-        """Cancel the attempt that runs in this process, if one does."""
+        """Celery ends the job in this process, if one runs there, and says itself that it is revoked."""
         with self._lock:
             found = [(job, token, stop) for token, (job, its, stop) in self._by_token.items() if its == pid]
         for job, token, stop in found:
+            stop.announced = True
             stop.ask(Stop(job=job, token=token, outcome="cancelled"))
 
     def preempt_all(self, grace_seconds: float) -> None:

@@ -37,7 +37,7 @@ def confirm(node: Node, ended: Ended) -> bool:
             if failures == 0:
                 log.warning("job %s: its end cannot be reported yet (%s)", ended.job, error)
             pause_seconds = min(0.05 * 2**failures, _LONGEST_PAUSE_SECONDS)
-            time.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311: so that nodes do not come all at once
+            time.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the nodes
             failures = min(failures + 1, 10)
         if node.stopping:
             give_up_at = give_up_at or time.monotonic() + _STOPPING_SECONDS

@@ -7,17 +7,18 @@ says that this attempt does not count.
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 from typing import Any
 
+import redis
 from celery import Task
 from celery.canvas import Signature
 from celery.exceptions import Ignore
 from pydantic import ValidationError
 
 from cyxwiz_tasks.errors import ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader, Stop
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader, Stop, log_key
 from cyxwiz_tasks.runtime.pipe import decode_value, encode_value
 from workers.attempt import Attempt
 from workers.attempt_reports import AttemptReports
@@ -27,6 +28,7 @@ from workers.joblog import JobLog
 from workers.node import Node
 from workers.outcomes import Outcome, cancelled, outcome_of, preempted
 from workers.states import state_commands
+from workers.storable import storable_json, storable_text
 from workers.supervise import supervise
 from workers.warm_process import WarmProcess
 
@@ -38,8 +40,8 @@ _REQUEST_FIELDS = (
     *("delivery_info", "hostname", "ignore_result", "origin", "shadow", "timelimit"),
     *("chord", "chain", "callbacks", "errbacks", "replaced_task_nesting"),
 )
-#: How long an ended attempt waits until its progress is in Redis before it reports its end without.
-_FLUSH_SECONDS = 10.0
+#: How long a node that stops still waits until an attempt's progress is in Redis.
+_FLUSH_SECONDS = 3.0
 
 
 def run(task: Task, process: WarmProcess, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -58,7 +60,7 @@ def run(task: Task, process: WarmProcess, node: Node, args: tuple[Any, ...], kwa
             supervise(attempt)
             outcome = outcome_of(attempt)
         attempt.process.end_tree()
-        outcome = _publish_retry(task, attempt, outcome)
+        _publish_retry(task, outcome)
         committed = _report(attempt, outcome)
     finally:
         node.attempts.leave(assignment.token)
@@ -149,35 +151,58 @@ def _hand_over(attempt: Attempt) -> None:
     attempt.reports.started(attempt.process.pid, attempt.device)
 
 
-def _publish_retry(task: Task, attempt: Attempt, outcome: Outcome) -> Outcome:
+def _publish_retry(task: Task, outcome: Outcome) -> None:
     """`self.retry()`: the next message of the same job, which the scheduler keeps until this attempt has ended."""
-    if outcome.kind != "retry" or outcome.encoded is None:
-        return outcome
-    signature = Signature.from_dict(decode_value(outcome.encoded), app=task.app)
-    signature.apply_async()
-    return outcome
+    if outcome.kind == "retry" and outcome.encoded is not None:
+        if not task.request.ignore_result:
+            task.backend.mark_as_retry(task.request.id, outcome.error, request=task.request)
+        Signature.from_dict(decode_value(outcome.encoded), app=task.app).apply_async()
 
 
 def _report(attempt: Attempt, outcome: Outcome) -> bool:
     """Everything that was said goes first, the end last. Returns whether the attempt counts."""
     attempt.log.close()
-    goes_on = outcome.kind in ("preempted", "retry")
-    if not attempt.node.reporter.finish(attempt.reports, _FLUSH_SECONDS, job_ended=not goes_on):
-        log.warning("job %s: Redis did not take all of its progress in time", attempt.assignment.job)
+    _flush(attempt)
     if attempt.undead:
         log.error("job %s: processes %s hang in the kernel", attempt.assignment.job, attempt.undead)
+    returned = outcome.kind == "completed" and outcome.encoded is not None
     ended = Ended(
         **attempt.reports.identity,
         outcome="preempted" if outcome.kind == "retry" else outcome.kind,
         cause=outcome.cause,
-        message=outcome.message,
-        exception=outcome.exception,
-        traceback=outcome.traceback,
+        message=_stored(outcome.message),
+        exception=_stored(outcome.exception),
+        traceback=_stored(outcome.traceback),
         exit_code=attempt.exit_code,
-        result=None if outcome.kind != "completed" or outcome.encoded is None else json.loads(outcome.encoded),
+        result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
     )
-    return confirm(attempt.node, ended)
+    committed = confirm(attempt.node, ended)
+    if committed and outcome.kind not in ("preempted", "retry"):
+        _end_log(attempt)
+    return committed
+
+
+def _flush(attempt: Attempt) -> None:
+    node, gives_up_at = attempt.node, time.monotonic() + _FLUSH_SECONDS
+    if not node.reporter.finish(attempt.reports, lambda: not node.stopping or time.monotonic() < gives_up_at):
+        log.warning("job %s: Redis did not take all of its progress before this node stopped", attempt.assignment.job)
+
+
+def _end_log(attempt: Attempt) -> None:
+    """Only now: an attempt that does not count must not end the log of the one that does."""
+    try:
+        key = log_key(attempt.assignment.job)
+        pipeline = attempt.node.redis.pipeline(transaction=False)
+        pipeline.xadd(key, {"end": attempt.assignment.attempt})
+        pipeline.expire(key, attempt.node.settings.result_ttl_seconds)
+        pipeline.execute()
+    except redis.RedisError as error:
+        log.warning("job %s: the end of its log could not be marked: %s", attempt.assignment.job, error)
+
+
+def _stored(text: str | None) -> str | None:
+    return None if text is None else storable_text(text)
 
 
 def _tell(attempt: Attempt, outcome: Outcome, committed: bool) -> None:
@@ -203,7 +228,7 @@ def _conclude(task: Task, attempt: Attempt, outcome: Outcome) -> Any:
         case "failed":
             assert outcome.error is not None
             raise outcome.error
-        case "cancelled":
+        case "cancelled" if not attempt.stop_request.announced:
             task.backend.mark_as_revoked(
                 task.request.id, outcome.message, request=task.request, store_result=not task.request.ignore_result
             )

@@ -21,7 +21,7 @@ class JobLog:
     """Written by the attempt's own thread alone. `publish` gets text for the stream."""
 
     def __init__(self, path: Path, limit_bytes: int, publish: Callable[[str], None]) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115: closed by close()
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
         self._half_bytes = limit_bytes // 2
         self._head_bytes = 0
         self._tail: deque[bytes] = deque()

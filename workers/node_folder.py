@@ -27,7 +27,7 @@ class NodeFolder:
             raise InvalidSettings(f'--name: "{self.name}" is not a name: use letters, digits, "_", "." and "-"')
         self.path = home / "nodes" / self.name
         (self.path / "attempts").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = open(self.path / "lock", "w")  # noqa: SIM115: held while this object lives
+        self._lock = open(self.path / "lock", "w")  # noqa: SIM115 - held while this object lives
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -79,7 +79,7 @@ def crashed(attempt: Attempt, signal_number: int) -> Outcome:
         name = f"signal {signal_number}"
     hint = {
         "SIGKILL": "somebody or something on that machine killed it",
-        "SIGSEGV": "native code touched memory that is not its own: see the last lines, try other versions of libraries",
+        "SIGSEGV": "native code touched memory that is not its own: see the last lines, try other library versions",
         "SIGABRT": "native code gave up: see the last lines",
         "SIGBUS": "a file that it had mapped shrank, or shared memory ran out",
     }.get(name, "see the last lines")
@@ -111,8 +111,8 @@ def not_json(attempt: Attempt) -> Outcome:
     return _failed(
         attempt,
         Cause.ERROR,
-        f"the job returned a value of type {frame['type']}, which JSON cannot carry ({frame['reason']}): return numbers, "
-        f"texts, lists and dicts, and write everything else into files in ctx.artifacts",
+        f"the job returned a value of type {frame['type']}, which JSON cannot carry ({frame['reason']}): return "
+        f"numbers, texts, lists and dicts, and write everything else into files in ctx.artifacts",
     )
 
 
@@ -137,7 +137,8 @@ def preempted(attempt: Attempt) -> Outcome:
 def retry(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
     why = "" if frame["cause"] is None else f" after {frame['cause']['type']}: {frame['cause']['text']}"
-    return Outcome("retry", message=f"tries again{why}"[:2000], encoded=frame["message"])
+    error = JobFailed("tries again") if frame["cause"] is None else stand_in(frame["cause"])
+    return Outcome("retry", message=f"tries again{why}"[:2000], encoded=frame["message"], error=error)
 
 
 def _raised(attempt: Attempt, cause: Cause, message: str) -> Outcome:

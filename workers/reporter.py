@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 
 import redis
 
-from workers.attempt_reports import AttemptReports, Command
+from workers.attempt_reports import AttemptReports, Command, Taken
 
 log = logging.getLogger(__name__)
 
 #: between two pipelines: what comes within it travels together
 _GATHER_SECONDS = 0.02
+#: how often a waiting attempt looks whether it shall go on waiting
+_LOOK_SECONDS = 0.5
 _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -51,11 +53,15 @@ class Reporter:
         with self._lock:
             self._attempts.append(reports)
 
-    def finish(self, reports: AttemptReports, timeout_seconds: float, *, job_ended: bool) -> bool:
-        """Write all that this attempt has gathered, and nothing of it later. False: Redis did not take it in time."""
-        reports.end(job_ended)
+    def finish(self, reports: AttemptReports, patient: Callable[[], bool]) -> bool:
+        """Write all that this attempt has gathered, and nothing of it later.
+
+        Waits while Redis is away and `patient` says so. False: what was left is dropped.
+        """
+        reports.end()
         self._wake.set()
-        written = reports.written.wait(timeout_seconds)
+        while not (written := reports.written.wait(_LOOK_SECONDS)) and patient():
+            self._wake.set()
         with self._lock:
             self._attempts = [other for other in self._attempts if other is not reports]
         return written
@@ -74,7 +80,7 @@ class Reporter:
         with self._lock:
             attempts = list(self._attempts)
         now = time.monotonic()
-        taken = [(reports, reports.take(now)) for reports in attempts]
+        taken = [(reports, self._take(reports, now)) for reports in attempts]
         commands = [command for _, some in taken for command in some.commands]
         if commands:
             self._write(commands, lambda: self._wanted(attempts))
@@ -84,6 +90,14 @@ class Reporter:
             if some.last:
                 reports.written.set()
         return min((due for reports in attempts if (due := reports.due()) is not None), default=None)
+
+    @staticmethod
+    def _take(reports: AttemptReports, now: float) -> Taken:
+        try:
+            return reports.take(now)
+        except ValueError as error:  # pydantic's, for what a job put on its pipe past ctx.report
+            log.warning("a report cannot be sent on: %s", error)
+            return Taken([], None, last=False)
 
     def _wanted(self, attempts: Iterable[AttemptReports]) -> bool:
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 
 from broker.scheduler.backlog import Waiting
@@ -51,7 +50,7 @@ def accept(turn: Turn, source: str, raws: list[bytes]) -> list[Submission]:
 
 
 def acknowledge(turn: Turn, submissions: list[Submission]) -> None:
-    """Tell senders and watchers what became of these messages, after placement: a job that was placed says so itself."""
+    """Tell senders and watchers, after placement, what became of these messages."""
     memory, outbox = turn.memory, turn.outbox
     for submission in submissions:
         arrival, answer = submission.arrival, submission.answer
@@ -73,8 +72,7 @@ def _let_wait(turn: Turn, submission: Submission) -> None:
     still_valid = arrival.expires_at is None or turn.memory.expect_expiry(arrival.expires_at)
     if still_valid:
         waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
-        due = arrival.not_before and time.monotonic() + arrival.not_before.timestamp() - time.time()
-        turn.memory.wait(waiting, due)
+        turn.memory.wait_until(waiting, arrival.not_before)
 
 
 def _new_job(arrival: Arrival) -> NewJob:

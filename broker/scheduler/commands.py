@@ -86,6 +86,8 @@ def cancel(turn: Turn, job_id: str, reason: str) -> str:
     elif outcome.state not in TERMINAL_JOB_STATES and outcome.token is not None and outcome.node_id is not None:
         grace = turn.settings.stop_grace_seconds
         turn.outbox.control(outcome.node_id, Stop(job=job_id, token=outcome.token, grace_seconds=grace))
+        if (live := turn.memory.live.get(job_id)) is not None:
+            live.cancel_asked = True
         turn.counts["stopping"] += 1
     log.info(line("cancel", job=job_id, before=outcome.before, state=outcome.state))
     return CELERY_STATES[outcome.state]
@@ -93,5 +95,3 @@ def cancel(turn: Turn, job_id: str, reason: str) -> str:
 
 def _refusal(error: CyxwizError) -> Reply:
     return Reply(error_type=type(error).__name__, error=str(error))
-
-

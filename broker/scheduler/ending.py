@@ -73,9 +73,7 @@ def finish(turn: Turn, job_id: str, state: JobState, cause: Cause, message: str)
         turn.outbox.through_backend(job_id, error, message or str(cause), request)
     elif turn.wants_result(job_id):
         _write_state(turn, job_id, error, message or str(cause))
-    turn.outbox.update(
-        job_id, Update(kind="end", state=CELERY_STATES[state], message=message or None, at=time.time())
-    )
+    turn.outbox.update(job_id, Update(kind="end", state=CELERY_STATES[state], message=message or None, at=time.time()))
 
 
 def _write_state(turn: Turn, job_id: str, error: CyxwizError | None, message: str) -> None:

@@ -1,8 +1,9 @@
-"""One sentence for each requirement that no node meets: what there is instead, and the smallest change that would do."""
+"""One sentence for each requirement that no node meets: what there is instead, and the smallest change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import ceil, floor
 from typing import NamedTuple
 
 from broker.scheduler.matching import GPUS_TOGETHER, gpu_checks
@@ -56,16 +57,17 @@ def _gpu_memory(asked: _Asked) -> str:
     said = f'{asked.nobody} {cards} with gpu_memory="{asked.resources.gpu_memory}"'
     if largest < limits.min_bytes:
         size = show_size(largest)
-        return f'{said}: the largest has {size}, on {best.name}. Ask for gpu_memory="{size}", or start a worker on a bigger one.'
+        change = f'Ask for gpu_memory="{size}", or start a worker on a machine with a larger GPU.'
+        return f"{said}: the largest has {size}, on {best.name}. {change}"
     least = min(able, key=lambda node: sorted(node.gpu_memory)[wanted - 1])
-    size = show_size(_rounded_up(sorted(least.gpu_memory)[wanted - 1]))
-    return f'{said}: {least.name} has the smallest, {size}, and others are not in that range. Ask for gpu_memory="..{size}".'
+    size = show_size(_rounded(sorted(least.gpu_memory)[wanted - 1], ceil))
+    return f'{said}: the smallest has {size}, on {least.name}. Ask for gpu_memory="..{size}".'
 
 
-def _rounded_up(size_bytes: int) -> int:
-    """To the next tenth of a GB, which `show_size` then does not round down."""
-    tenth = 2**30 / 10
-    return int(-(-size_bytes // tenth) * tenth) + 1
+def _rounded(size_bytes: int, to_whole: Callable[[float], int]) -> int:
+    """To a tenth of its unit, so that the text that `show_size` makes of it errs on the side of `to_whole`."""
+    tenth = next((unit for unit in (2**40, 2**30, 2**20, 2**10) if size_bytes >= unit), 10) / 10
+    return int(to_whole(size_bytes / tenth) * tenth)
 
 
 def _gpu_model(asked: _Asked) -> str:
@@ -135,10 +137,10 @@ def _amount(asked: _Asked) -> str:
     what = "memory" if ram else "free disk space"
     said = f'{asked.nobody} {asked.name}="{getattr(asked.resources, asked.name)}" of {what}'
     if sizes[most] < wanted.min_bytes:
-        size = show_size(sizes[most])
+        size = show_size(_rounded(sizes[most], floor))
         return f'{said}: {most} has most, {size}. Ask for {asked.name}="{size}", or start a worker on a bigger machine.'
-    size = show_size(_rounded_up(sizes[least]))
-    return f'{said}: {least} has least, {size}, and others are not in that range. Ask for {asked.name}="..{size}".'
+    size = show_size(_rounded(sizes[least], ceil))
+    return f'{said}: {least} has least, {size}. Ask for {asked.name}="..{size}".'
 
 
 def _cpus(asked: _Asked) -> str:

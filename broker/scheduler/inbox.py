@@ -16,6 +16,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from kombu.transport.redis import PRIORITY_STEPS, Channel
@@ -129,7 +130,8 @@ class Inbox:
         `own` only while the sources are stopped.
         """
         moved = 0
-        for name in client.smembers(PROCESSING):
+        names: Any = client.smembers(PROCESSING)
+        for name in names:
             epoch, source = (int(part) for part in name.decode().rsplit(".", 2)[1:])
             if epoch < self.epoch or (own and epoch == self.epoch):
                 moved += int(client.eval(_GIVE_BACK, 3, name, SOURCES[source], PROCESSING))
@@ -142,7 +144,7 @@ class Inbox:
             with self.connect() as client:
                 drain = client.register_script(_DRAIN)
                 while not stop.is_set():
-                    first = client.blmove(source, busy, _BLOCK_SECONDS, "RIGHT", "LEFT")
+                    first: Any = client.blmove(source, busy, _BLOCK_SECONDS, "RIGHT", "LEFT")
                     if first is None:
                         continue
                     # The main loop starts on the first message while the script looks for more.
@@ -160,6 +162,7 @@ class Inbox:
     ) -> None:
         while not stop.is_set():
             try:
-                return batches.put(item, timeout=0.1)
+                batches.put(item, timeout=0.1)
+                return
             except queue.Full:
                 continue

@@ -7,8 +7,9 @@ does not know, except what Redis says of nodes.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heappop, heappush
@@ -27,6 +28,7 @@ from db.known_nodes import known
 from db.models import NodeState
 
 _PRIORITIES = tuple(Priority)
+_ROWS_BETWEEN_CALLS = 20_000
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Live:
     #: how often its message was put into the node's queue, and when for the last time
     publications: int
     published_at: float
+    cancel_asked: bool = False
 
 
 class Memory:
@@ -58,17 +61,28 @@ class Memory:
         self._due: list[tuple[float, str]] = []
         self._expiries: list[float] = []
 
-    def load(self, tx: Connection) -> None:
-        """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly."""
+    def load(self, tx: Connection, still_here: Callable[[], None] = lambda: None) -> None:
+        """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly.
+
+        `still_here` is called now and then: a million waiting jobs take longer than a leader may be silent.
+        """
         for node in known(tx):
             capability = Capability.model_validate(node.capability)
             self.cluster.upsert_node(
-                node.id, node.name, capability, node.incarnation, NodeState.SUSPECT, node.reputation, node.uptime
+                node.id,
+                node.name,
+                capability,
+                node.incarnation,
+                state=NodeState.SUSPECT,
+                reputation=node.reputation,
+                uptime=node.uptime,
             )
         for attempt in attempts.live(tx):
             self._restore(attempt)
         now = time.monotonic()
-        for job in jobs.waiting(tx):
+        for number, job in enumerate(jobs.waiting(tx)):
+            if number % _ROWS_BETWEEN_CALLS == 0:
+                still_here()
             waiting = Waiting(job.id, job.seq, Resources.parse(job.resources), _PRIORITIES[job.priority])
             self.wait(waiting, now + job.starts_in_seconds if job.starts_in_seconds else None)
             if job.expires_in_seconds is not None:
@@ -76,7 +90,8 @@ class Memory:
 
     def _restore(self, attempt: attempts.Live) -> None:
         resources = Resources.parse(attempt.resources)
-        waiting = Waiting(attempt.job_id, attempt.seq, resources, _PRIORITIES[attempt.priority])
+        # Should it come back to the queue, it goes before all others of its priority.
+        waiting = Waiting(attempt.job_id, 0, resources, _PRIORITIES[attempt.priority])
         assigned_at = time.monotonic() - attempt.age_seconds
         self.live[attempt.job_id] = Live(
             attempt.token,
@@ -88,7 +103,9 @@ class Memory:
             attempt.state == AttemptState.RUNNING,
             assigned_at,
             publications=1,
-            published_at=assigned_at,
+            # What a leader before this one published may be lost: it is published again, once.
+            published_at=-math.inf,
+            cancel_asked=attempt.cancel_requested,
         )
         if attempt.node_id in self.cluster:
             self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
@@ -96,12 +113,17 @@ class Memory:
     # Waiting jobs ---------------------------------------------------------------------------------------------
 
     def wait(self, waiting: Waiting, due: float | None = None) -> None:
-        """Let a job wait for a node, or first for its time, if `due` (monotonic) is not over."""
+        """Let a job wait for a node, or first for its time, if `due` (monotonic) is still to come."""
         if due is None or due <= time.monotonic():
             self.backlog.add(waiting)
         else:
             self.delayed[waiting.job_id] = waiting
             heappush(self._due, (due, waiting.job_id))
+
+    def wait_until(self, waiting: Waiting, not_before: datetime | None) -> None:
+        """Let a job wait for a node, or first for the time that its submitter gave."""
+        left_seconds = not_before.timestamp() - time.time() if not_before is not None else 0.0
+        self.wait(waiting, time.monotonic() + left_seconds)
 
     def expect_expiry(self, expires_at: datetime) -> bool:
         """Wake up when a job expires. Returns whether that is still to come."""

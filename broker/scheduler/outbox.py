@@ -117,7 +117,7 @@ class Outbox:
         for reply_to, acks in self._acks.items():
             self.reply(reply_to, Acks(acks=tuple(acks)))
         for command in self._commands:
-            pipe.execute_command(*command)
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 def _as_celery_writes(error: Exception) -> dict[str, Any]:

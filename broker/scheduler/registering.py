@@ -1,8 +1,8 @@
 """Nodes come and go: registration, re-registration, leaving in order, and being given up.
 
 A node is known by its id and, from one start of its agent to the next, by its incarnation. Attempts of an older
-incarnation that the new one does not run are lost. Two machines with one id (a cloned disk) must not take turns, so a new
-incarnation is only let in when the old one has stopped beating; its agent asks again until then.
+incarnation that the new one does not run are lost. Two machines with one id (a cloned disk) must not take turns, so a
+new incarnation is only let in when the old one has stopped beating; its agent asks again until then.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def register(turn: Turn, report: Register) -> None:
             report.name,
             report.capability,
             report.incarnation,
-            NodeState.UP,
-            registered.reputation,
-            known.uptime if known is not None else 1.0,
+            state=NodeState.UP,
+            reputation=registered.reputation,
+            uptime=known.uptime if known is not None else 1.0,
         )
     except CyxwizError as error:
         log.warning(line("node_refused", node=report.node, reason=str(error)))

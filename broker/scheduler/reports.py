@@ -1,7 +1,7 @@
 """What nodes report: one function per kind, each for all reports of its kind in a turn.
 
-The kinds are handled in the order in which one node can have sent them: an attempt starts, tells and ends before its node
-registers again or leaves. An end is answered only after the commit, so a result that anybody sees is in the record.
+The kinds are handled in the order in which one node can have sent them: an attempt starts, tells and ends before its
+node registers again or leaves. An end is answered only after the commit, so a result that anybody sees is in the record.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def told(turn: Turn, reports: list[Metrics]) -> None:
         rows = _valid(
             turn,
             list(report.rows),
-            lambda row, of=report: NewMetric(of.job, of.token, of.node, _moment(row), dict(row)),  # type: ignore[misc]
+            lambda row, of=report: NewMetric(of.job, of.token, of.node, _moment(row), dict(row)),
         )
         turn.counts["metrics"] += metrics.append(turn.tx, [row for _, row in rows])
 

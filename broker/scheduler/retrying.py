@@ -1,13 +1,12 @@
 """A task that retries itself (Celery's `self.retry()`) publishes a message with its own id and one more retry.
 
-That message takes the place of a report: it ends the attempt that sent it and puts the job back into the queue, with the
-new body and the new time. A message whose count is not higher than the recorded one is a duplicate.
+That message takes the place of a report: it ends the attempt that sent it and puts the job back into the queue, with
+the new body and the new time. A message whose count is not higher than the recorded one is a duplicate.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.log_lines import line
@@ -35,8 +34,8 @@ def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
     turn.messages[arrival.id] = message
     if _end_attempt(turn, arrival.id, f"the task retries itself, retry {arrival.retries}"):
         turn.memory.stop_waiting(arrival.id)
-        due = arrival.not_before and time.monotonic() + arrival.not_before.timestamp() - time.time()
-        turn.memory.wait(Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority), due)
+        waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
+        turn.memory.wait_until(waiting, arrival.not_before)
         turn.counts["retried"] += 1
 
 

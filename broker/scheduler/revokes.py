@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import redis
 from celery import Celery
-from kombu import Connection, Consumer, Exchange, Queue
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Consumer
 
 from cyxwiz_tasks.protocol import COMMANDS, Message
 
@@ -35,7 +37,7 @@ class Revoke(Message):
 
 
 class RevokeListener(threading.Thread):
-    """Subscribes to Celery's control exchange. Broadcasts made while Redis is away are lost, as they are for workers."""
+    """Subscribes to Celery's control exchange. Broadcasts while Redis is away are lost, as they are for workers."""
 
     def __init__(self, app: Celery, connect: Callable[[], redis.Redis]) -> None:
         super().__init__(name="revokes", daemon=True)
@@ -47,16 +49,18 @@ class RevokeListener(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        errors = (*self._connection_errors(), redis.RedisError, OSError)
         while not self._stop_asked.is_set():
             try:
                 with self.app.connection_for_read() as connection, self.connect() as client:
                     self._listen(connection, client)
-            except (*self._connection_errors(), redis.RedisError, OSError) as error:
+            except errors as error:
                 log.warning("event=revokes_unheard error=%s", type(error).__name__)
                 self._stop_asked.wait(_PAUSE_SECONDS)
 
-    def _connection_errors(self) -> tuple[type[Exception], ...]:
-        errors: tuple[type[Exception], ...] = self.app.connection_for_read().connection_errors
+    def _connection_errors(self) -> tuple[type[BaseException], ...]:
+        with self.app.connection_for_read() as connection:
+            errors: tuple[type[BaseException], ...] = connection.connection_errors
         return errors
 
     def _listen(self, connection: Connection, client: redis.Redis) -> None:
@@ -64,7 +68,8 @@ class RevokeListener(threading.Thread):
             if (command := _as_command(body)) is not None:
                 client.lpush(COMMANDS, command.model_dump_json())
 
-        exchange = Exchange(f"{self.app.conf.control_exchange}.pidbox", "fanout", durable=False, delivery_mode=1)
+        name_of_exchange = f"{self.app.conf.control_exchange}.pidbox"
+        exchange: Any = Exchange(name_of_exchange, "fanout", durable=False, delivery_mode=1)  # type: ignore[no-untyped-call]
         name = f"cyxwiz.revokes.{socket.gethostname()}.{threading.get_native_id()}"
         queue = Queue(name, exchange, durable=False, auto_delete=True)
         with Consumer(connection, [queue], callbacks=[heard], accept=["json"], no_ack=True):

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import Outbox
+from cyxwiz_tasks.protocol import Why
 from cyxwiz_tasks.settings import Settings
 from db import jobs
 from db.jobs import StoredMessage
 
+if TYPE_CHECKING:
+    from broker.scheduler.accepting import Submission
+
 
 @dataclass
 class Turn:
-    """Handlers read and change the record through `tx`, change `memory` alike, and put what is to be said into `outbox`."""
+    """Handlers change the record through `tx`, `memory` alike, and put what is to be said into `outbox`."""
 
     tx: Connection
     epoch: int
@@ -25,6 +30,9 @@ class Turn:
     settings: Settings
     #: messages of jobs that were read or looked up in this turn
     messages: dict[str, StoredMessage] = field(default_factory=dict)
+    #: what is answered only after placement: submissions and questions
+    submissions: list[Submission] = field(default_factory=list)
+    questions: list[Why] = field(default_factory=list)
     #: what happened, for the log
     counts: Counter[str] = field(default_factory=Counter)
 

@@ -99,7 +99,9 @@ def numbers_of(update: JobUpdate) -> str:
     """Loss, accuracy, speed and what is left, of those that the job reported; else whatever it reported."""
     texts = [f"{name} {show_value(update.get(name))}" for name in ("loss", "accuracy") if update.get(name) is not None]
     if not texts:
-        rest = {name: value for name, value in update.values.items() if name not in ("epoch", "epochs", "step", "total")}
+        rest = {
+            name: value for name, value in update.values.items() if name not in ("epoch", "epochs", "step", "total")
+        }
         return show_mapping(rest)
     if update.get("samples_per_second"):
         texts.append(f"{update.samples_per_second:,.0f} samples/s")

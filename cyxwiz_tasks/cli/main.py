@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -101,6 +102,7 @@ class Commands(click.Group):
             ctx.exit(code)
 
 
+@cache
 def _services() -> dict[str, EntryPoint]:
     return {found.name: found for found in entry_points(group=_ENTRY_POINTS)}
 

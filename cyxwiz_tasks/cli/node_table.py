@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cyxwiz_tasks.cli.durations import show_since
+from cyxwiz_tasks.cli.durations import show_seconds
 from cyxwiz_tasks.quantities import show_size
 
 COLOURS = {"up": "green", "suspect": "yellow", "lost": "red", "left": "dim"}
@@ -30,7 +30,7 @@ def show_nodes(rows: list[dict[str, Any]], console: Console) -> None:
             Text(_gpus(can.get("gpus") or [])),
             str(can.get("cpu_cores") or ""),
             show_size(can["ram_bytes"]) if can.get("ram_bytes") else "",
-            f"{row.get('running') or 0}/{can.get('slots') or row.get('slots') or 0}",
+            f"{row['assigned'] + row['running']}/{row['slots']}",
             str(can.get("torch") or ""),
             Text(" ".join(f"{key}={value}" for key, value in labels.items())),
             _seen(row),
@@ -48,5 +48,4 @@ def _gpus(gpus: list[dict[str, Any]]) -> str:
 def _seen(row: dict[str, Any]) -> str:
     if row.get("state") == "up":
         return "now"
-    seen = show_since(row.get("last_seen_at"))
-    return f"{seen} ago" if seen else ""
+    return f"{show_seconds(row['seen_seconds_ago'])} ago"

@@ -100,7 +100,9 @@ def find_id(client: Client, text: str) -> str:
     if not found:
         raise NotFound(f"no job has an id that starts or ends with {text!r}: `cyxwiz jobs` lists them")
     if len(found) > 1:
-        raise InvalidJob("id", f"{text!r} fits {len(found)} jobs", f"Write more of it, or its last characters: {found[0]}")
+        raise InvalidJob(
+            "id", f"{text!r} fits {len(found)} jobs", f"Write more of it, or its last characters: {found[0]}"
+        )
     return str(found[0])
 
 
@@ -117,5 +119,3 @@ def _label(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except ValueError:
         return key, value
-
-

@@ -107,14 +107,18 @@ class LocalContext:
 def progress_frame(values: dict[str, Any]) -> bytes:
     """The frame `progress`, with the time of the report. Numbers that are not finite become "nan", "inf", "-inf"."""
     try:
-        text = json.dumps(values, allow_nan=False)
+        text = json.dumps(values, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError):
-        text = json.dumps({name: _plain(name, value) for name, value in values.items()}, allow_nan=False)
+        text = json.dumps(
+            {name: _plain(name, value) for name, value in values.items()}, allow_nan=False, ensure_ascii=False
+        )
     if len(text) > REPORT_LIMIT_BYTES:
         raise ValueError(
             f"report of {len(text)} bytes, more than {REPORT_LIMIT_BYTES}: write what is large into ctx.artifacts"
         )
-    return f'{{"kind":"progress","at":{time.time():.6f},"values":{text}}}'.encode()
+    # PostgreSQL stores no NUL characters.
+    text = text.replace("\\u0000", "\\ufffd")
+    return f'{{"kind":"progress","at":{time.time():.6f},"values":{text}}}'.encode("utf-8", "replace")
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -40,7 +40,7 @@ class Pipe:
 
     def send(self, frame: Frame) -> None:
         """Send one frame. Raises OSError once the other end is gone."""
-        self.send_encoded(json.dumps(frame, separators=(",", ":")).encode())
+        self.send_encoded(json.dumps(frame, ensure_ascii=False).encode("utf-8", "replace"))
 
     def send_encoded(self, frame: bytes) -> None:
         with self._lock:

@@ -52,6 +52,12 @@ class FakeScheduler:
             thread.join(5)
         self.client.close()
 
+    @property
+    def secrets(self) -> list[str]:
+        """What must not appear where jobs can see it."""
+        arguments = self.client.connection_pool.connection_kwargs
+        return [str(arguments["password"])] if arguments.get("password") else []
+
     def of(self, kind: str, job: str | None = None) -> list[Any]:
         """Reports of a kind, oldest first."""
         return [r for r in list(self.reports) if r.kind == kind and (job is None or r.job == job)]

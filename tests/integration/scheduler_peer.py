@@ -20,6 +20,8 @@ class SchedulerPeer:
     def __init__(self, broker_url: str) -> None:
         self.connection = redis.Redis.from_url(broker_url, protocol=2)
         self.app = make_app(broker_url)
+        #: Celery makes one for each thread, and does not close it
+        self.backend = self.app.backend
         self.messages: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         #: what to say to one job
@@ -39,6 +41,7 @@ class SchedulerPeer:
         self._stop.set()
         self._thread.join()
         self.connection.close()
+        self.app.close()
 
     def tell(self, job_id: str, kind: str, **fields: Any) -> None:
         """Add to a job's progress stream."""
@@ -60,7 +63,7 @@ class SchedulerPeer:
         ack = self.acknowledge(message["headers"]["id"])
         reply_to = message["headers"][HEADER].get("reply_to")
         if ack is not None and ack.job is not None:
-            self.app.backend.store_result(ack.job, None, "ACCEPTED")
+            self.backend.store_result(ack.job, None, "ACCEPTED")
         if ack is not None and reply_to is not None:
             self.connection.lpush(reply_to, Acks(acks=(ack,)).model_dump_json())
 

@@ -174,7 +174,7 @@ def test_leases_run_out_unless_they_are_renewed(record):
 
 def test_of_two_ends_at_once_one_is_committed(record):
     for _ in range(10):
-        id, place = record.in_state(JobState.RUNNING)
+        _, place = record.in_state(JobState.RUNNING)
         barrier, answers = threading.Barrier(2), []
 
         def report(state, job_state, place=place, barrier=barrier, answers=answers):

@@ -1,0 +1,113 @@
+"""What `cyxwiz scheduler` runs: answer queries, wait for leadership, lead, and so on until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from broker.scheduler.leader import Leader
+from broker.scheduler.log_lines import line
+from broker.scheduler.query_server import QueryServer
+from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.errors import ServerUnavailable
+from cyxwiz_tasks.settings import Settings
+from db.engine import is_transient, make_engine
+from db.leadership import lead
+
+log = logging.getLogger(__name__)
+
+#: a leader that was silent for so long has lost its lock
+SILENCE_SECONDS = 10.0
+#: pause after a term that ended because PostgreSQL went away
+_PAUSE_SECONDS = 0.2
+
+
+def run_scheduler(settings: Settings, stop: threading.Event | None = None) -> None:
+    """Run one scheduler process until `stop`, or without one until SIGTERM or SIGINT.
+
+    Raises NotLeader if another scheduler took over while this one led: it must be started anew.
+    """
+    stop = stop or _stop_on_signals()
+    _log_to_stderr()
+    connect = redis_connector(settings.broker())
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    engine = make_engine(settings.database(), "cyxwiz-scheduler")
+    queries = QueryServer(engine, connect)
+    queries.start()
+    try:
+        while not stop.is_set():
+            with _term(settings, engine, connect, holder, stop) as leader:
+                if leader is not None:
+                    leader.run(stop)
+    finally:
+        queries.stop()
+        engine.dispose()
+        log.info(line("stopped"))
+
+
+def redis_connector(url: str) -> Any:
+    """A maker of clients that never repeat a command by themselves: a move that is repeated moves two messages."""
+
+    def connect() -> redis.Redis:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=5.0,
+            socket_connect_timeout=5.0,
+            socket_keepalive=True,
+            client_name="cyxwiz-scheduler",
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    return connect
+
+
+@contextmanager
+def _term(
+    settings: Settings, engine: Engine, connect: Any, holder: str, stop: threading.Event
+) -> Iterator[Leader | None]:
+    """A leader, once it may lead; None if `stop` came first. Swallows what PostgreSQL raises when it goes away."""
+    log.info(line("standing_by", holder=holder))
+    leadership = lead(engine, holder, stop, silence_seconds=SILENCE_SECONDS)
+    if leadership is None:
+        yield None
+        return
+    app = make_app(settings.broker())
+    try:
+        yield Leader(settings, engine, connect, app, leadership)
+    except (DBAPIError, ServerUnavailable, PoolTimeout) as error:
+        if isinstance(error, DBAPIError) and not is_transient(error):
+            raise
+        log.warning(line("term_over", epoch=leadership.epoch, error=type(error).__name__))
+        stop.wait(_PAUSE_SECONDS)
+    finally:
+        leadership.release()
+        app.close()
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _log_to_stderr() -> None:
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )

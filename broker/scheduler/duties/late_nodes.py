@@ -1,0 +1,118 @@
+"""Who has not beaten for too long: suspect after a moment, lost after a lease.
+
+Redis is asked for those who are late, by its own clock, so a cluster that is well costs one small answer. Time in which
+nobody watched is nobody's lateness: after Redis was away, after this process stood still, and when Redis' clock jumped,
+the count starts anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from broker.scheduler.duties.duty import Duty
+from broker.scheduler.log_lines import line
+from broker.scheduler.registering import give_up
+from cyxwiz_tasks.protocol import BEATS, RegisterAgain
+from db import nodes
+from db.models import NodeState
+
+if TYPE_CHECKING:
+    from broker.scheduler.leader import Leader
+    from broker.scheduler.turn import Turn
+
+log = logging.getLogger(__name__)
+
+_ASK = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - ARGV[1]), 'WITHSCORES')
+return {string.format('%.6f', now), redis.call('ZCARD', KEYS[1]), late}
+"""
+#: a longer gap between two looks, or so much difference between two clocks, is a time in which nobody watched
+_GAP_SECONDS = 1.0
+#: how often a node that beats without being registered is told to register
+_REMIND_SECONDS = 5.0
+#: a beat so old of a node that nobody knows is the last trace of one that is gone for good
+_FORGET_SECONDS = 3600.0
+
+
+class LateNodes(Duty):
+    every_seconds: ClassVar[float] = 0.25
+
+    def __init__(self, leader: Leader) -> None:
+        super().__init__(leader)
+        #: by Redis' clock; None: from the next look on
+        self._watching_since: float | None = None
+        self._looked: tuple[float, float] = (0.0, 0.0)
+        self._reminded: dict[str, float] = {}
+
+    def redis_is_back(self) -> None:
+        self._watching_since = None
+
+    def run_once(self) -> dict[str, int]:
+        settings, cluster = self.leader.settings, self.leader.memory.cluster
+        now, members, late = self._ask(settings.suspect_after_seconds)
+        since = self._watched(now)
+        if members != len(cluster):
+            self._compare(now)
+        ages = {node_id: now - max(beat, since) for node_id, beat in late.items() if node_id in cluster}
+        lost = [node_id for node_id, age in ages.items() if age >= settings.lease_seconds]
+        suspects = [node.node_id for node in cluster if node.state == NodeState.SUSPECT]
+        moves = {node_id: NodeState.UP for node_id in suspects if node_id not in late}
+        for node_id, age in ages.items():
+            up = cluster.node(node_id).state == NodeState.UP
+            if up and settings.suspect_after_seconds <= age < settings.lease_seconds:
+                moves[node_id] = NodeState.SUSPECT
+        if lost or moves:
+            with self.leader.turn() as turn:
+                self._apply(turn, moves, lost)
+        return {"moved": len(moves), "lost": len(lost)}
+
+    def _apply(self, turn: Turn, moves: dict[str, NodeState], lost: list[str]) -> None:
+        for node_id, state in moves.items():
+            turn.memory.cluster.set_state(node_id, state)
+            if nodes.mark(turn.tx, turn.epoch, node_id, state):
+                log.info(line(f"node_{state}", node=node_id, name=turn.memory.cluster.node(node_id).name))
+        for node_id in lost:
+            give_up(turn, node_id, NodeState.LOST)
+
+    def _ask(self, suspect_after_seconds: float) -> tuple[float, int, dict[str, float]]:
+        answer: Any = self.leader.redis.eval(_ASK, 1, BEATS, suspect_after_seconds)
+        now, members, late = answer
+        pairs = zip(late[::2], late[1::2], strict=True)
+        return float(now), int(members), {node_id.decode(): float(beat) for node_id, beat in pairs}
+
+    def _watched(self, now: float) -> float:
+        """Since when, by Redis' clock, nothing has kept this process from seeing beats."""
+        mine = time.monotonic()
+        looked, theirs = self._looked
+        self._looked = mine, now
+        gap_seconds = mine - looked
+        jumped = abs((now - theirs) - gap_seconds) > _GAP_SECONDS
+        if self._watching_since is None or gap_seconds > _GAP_SECONDS or jumped:
+            self._watching_since = now
+        return self._watching_since
+
+    def _compare(self, now: float) -> None:
+        """Redis lost nodes that are known (then their silence counts from now), or has some that are not."""
+        redis, cluster = self.leader.redis, self.leader.memory.cluster
+        found: Any = redis.zrange(BEATS, 0, -1, withscores=True)
+        beats: dict[str, float] = {node_id.decode(): beat for node_id, beat in found}
+        missing = {node.node_id: now for node in cluster if node.node_id not in beats}
+        if missing:
+            redis.zadd(BEATS, missing, nx=True)
+        strangers = {node_id: beat for node_id, beat in beats.items() if node_id not in cluster}
+        self._reminded = {node_id: at for node_id, at in self._reminded.items() if node_id in strangers}
+        for node_id, beat in strangers.items():
+            if now - beat > _FORGET_SECONDS:
+                redis.zrem(BEATS, node_id)
+            elif now - beat < _REMIND_SECONDS and now - self._reminded.get(node_id, 0.0) > _REMIND_SECONDS:
+                self._reminded[node_id] = now
+                self._remind(node_id)
+
+    def _remind(self, node_id: str) -> None:
+        outbox = self.leader.new_outbox()
+        outbox.control(node_id, RegisterAgain())
+        self.leader.publish(outbox)

@@ -1,0 +1,60 @@
+"""Attempts whose node has not started them: the message may be lost, so it is published again.
+
+A node ignores a token that it knows, so one message too many does no harm. A node that beats and still does not start
+what lies in its queue is not consuming: after a while its attempts are taken back and placed again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import ClassVar
+
+from broker.scheduler.duties.duty import Duty
+from broker.scheduler.ending import lose
+from broker.scheduler.memory import Live
+from broker.scheduler.placing import publish
+from cyxwiz_tasks.states import Cause
+from db.models import NodeState
+
+#: from an attempt's publication to the next one; doubled each time
+_PATIENCE_SECONDS = 5.0
+#: a node that has not started an attempt by then will not: on a cold node the first process takes some seconds
+_LIMIT_SECONDS = 60.0
+
+
+class Unstarted(Duty):
+    every_seconds: ClassVar[float] = 0.5
+
+    def redis_is_back(self) -> None:
+        for live in self.leader.memory.live.values():
+            if not live.running:
+                live.published_at = -math.inf
+
+    def run_once(self) -> dict[str, int]:
+        late = {job_id: live for job_id, live in self.leader.memory.live.items() if self._is_late(live)}
+        if not late:
+            return {}
+        given_up = [job_id for job_id, live in late.items() if self._is_hopeless(live)]
+        again = [job_id for job_id in late if job_id not in set(given_up)]
+        with self.leader.turn() as turn:
+            turn.look_up(again)
+            for job_id in again:
+                late[job_id].publications += 1
+                late[job_id].published_at = time.monotonic()
+                publish(turn, job_id, late[job_id])
+            message = f"its node did not start it within {_LIMIT_SECONDS:g} s"
+            lost = lose(turn, given_up, Cause.NODE_LOST, message, stop=True)
+        return {"published_again": len(again), "given_up": lost}
+
+    def _is_late(self, live: Live) -> bool:
+        patience_seconds = _PATIENCE_SECONDS * 2 ** (live.publications - 1)
+        return not live.running and time.monotonic() - live.published_at > patience_seconds and self._is_up(live)
+
+    def _is_hopeless(self, live: Live) -> bool:
+        # A Celery worker drops the message of a task that was revoked, without a word: then nobody will report its end.
+        return live.cancel_asked or time.monotonic() - live.assigned_at > _LIMIT_SECONDS
+
+    def _is_up(self, live: Live) -> bool:
+        cluster = self.leader.memory.cluster
+        return live.node_id in cluster and cluster.node(live.node_id).state == NodeState.UP

@@ -1,0 +1,247 @@
+"""One term of leadership: the loop.
+
+    take what has arrived -> one transaction: record it, place what fits -> one pipeline: tell everybody -> forget it
+
+Everything is single-threaded except the sources (`inbox`), the listener for Celery's broadcasts (`revokes`) and read
+queries (`queries`). A crash at any point loses nothing: what was taken and not forgotten is taken again and handled
+again, and every handler is idempotent; what was committed and not published is published again by a duty.
+
+Redis away: the term goes on when it is back. PostgreSQL away: the term ends, and the next one reads the record anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import redis
+from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from broker.scheduler import accepting, commands, placing, reports
+from broker.scheduler.backend_words import speak
+from broker.scheduler.duties.expired_jobs import ExpiredJobs
+from broker.scheduler.duties.duty import Duty
+from broker.scheduler.duties.late_nodes import LateNodes
+from broker.scheduler.duties.leases import Leases
+from broker.scheduler.duties.processing_lists import ProcessingLists
+from broker.scheduler.duties.readings import Readings
+from broker.scheduler.duties.unstarted import Unstarted
+from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
+from broker.scheduler.log_lines import line
+from broker.scheduler.memory import Memory
+from broker.scheduler.outbox import Outbox
+from broker.scheduler.revokes import RevokeListener
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
+from cyxwiz_tasks.protocol import COMMANDS, REPORTS
+from cyxwiz_tasks.settings import Settings
+from db.leadership import Leadership, assert_current
+
+log = logging.getLogger(__name__)
+
+#: in the order in which they run: who is late is known before anything is placed
+DUTIES: tuple[type[Duty], ...] = (LateNodes, ExpiredJobs, Unstarted, Leases, ProcessingLists, Readings)
+_RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
+
+
+class Leader:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        connect: Callable[[], redis.Redis],
+        app: Celery,
+        leadership: Leadership,
+    ) -> None:
+        self.settings, self.engine, self.connect, self.app, self.leadership = settings, engine, connect, app, leadership
+        self.redis = connect()
+        self.inbox = Inbox(connect, leadership.epoch)
+        self.memory = Memory(settings.score_weights)
+        self.duties: list[Duty] = [duty(self) for duty in DUTIES]
+        self._due = [0.0] * len(self.duties)
+        self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
+        self._placed_all = True
+
+    @property
+    def epoch(self) -> int:
+        return self.leadership.epoch
+
+    def run(self, stop: threading.Event) -> None:
+        """Lead until `stop`. Raises NotLeader if another one does, and SQLAlchemy's errors if PostgreSQL goes away."""
+        self.load()
+        listener = RevokeListener(self.app, self.connect)
+        listener.start()
+        try:
+            self._connect_sources(stop)
+            self._do_duties()
+            log.info(line("leading", epoch=self.epoch, waiting=len(self.memory.backlog), live=len(self.memory.live)))
+            while not stop.is_set():
+                try:
+                    self.step()
+                except redis.RedisError as error:
+                    log.warning(line("redis_away", error=type(error).__name__))
+                    self._connect_sources(stop)
+        finally:
+            listener.stop()
+            self._hand_over()
+
+    def step(self) -> None:
+        """Wait for something to do, and do all of it."""
+        batches = self.inbox.take(self._patience_seconds())
+        due = self.memory.admit_due()
+        if batches or due or not self._placed_all:
+            self.handle(batches)
+        self._do_duties()
+
+    def load(self) -> None:
+        """Read the record into memory."""
+        self.memory = Memory(self.settings.score_weights)
+        with self.engine.begin() as tx:
+            assert_current(tx, self.epoch)
+            self.memory.load(tx, self.still_here)
+
+    def handle(self, batches: Sequence[Batch]) -> None:
+        """One turn for these batches. A message that no turn can swallow is set aside, alone."""
+        began = time.monotonic()
+        try:
+            with self.turn(batches) as turn:
+                for batch in batches:
+                    if batch.source in INBOX_LISTS:
+                        turn.submissions += accepting.accept(turn, batch.source, batch.messages)
+                reports.handle(turn, REPORTS, _of(batches, REPORTS))
+                commands.handle(turn, COMMANDS, _of(batches, COMMANDS))
+        except Exception as error:
+            if not _is_poison(error):
+                raise
+            self._set_poison_aside(batches, error)
+            return
+        if turn.counts:
+            log.info(line("turn", **turn.counts, milliseconds=(time.monotonic() - began) * 1000))
+
+    @contextmanager
+    def turn(self, batches: Sequence[Batch] = ()) -> Iterator[Turn]:
+        """A transaction under this epoch; afterwards placement, the commit, and what is to be said."""
+        outbox = self.new_outbox()
+        with self.engine.begin() as tx:
+            assert_current(tx, self.epoch)
+            turn = Turn(tx, self.epoch, self.memory, outbox, self.settings)
+            yield turn
+            self._placed_all = placing.place(turn) < placing.PLACED_PER_TURN
+            accepting.acknowledge(turn, turn.submissions)
+            for question in turn.questions:
+                commands.answer(turn, question)
+        self.publish(outbox, batches)
+
+    def publish(self, outbox: Outbox, batches: Sequence[Batch] = ()) -> None:
+        """Send what a commit has to say, and forget the batches that it was about.
+
+        Raises redis.RedisError if Redis is away; then it is sent again once it is back.
+        """
+        if not outbox and not batches:
+            return
+        self._unsent = outbox, batches
+        answers = self._send(outbox, batches)
+        if any(answer == 0 for answer in answers[len(answers) - len(batches) :]):
+            raise redis.ConnectionError("a processing list is not as this leader left it: Redis lost something")
+
+    def new_outbox(self) -> Outbox:
+        return Outbox(self.settings.result_ttl_seconds)
+
+    def still_here(self) -> None:
+        """Raises ServerUnavailable if the lock that makes this process the leader is gone, with its connection."""
+        if not self.leadership.alive():
+            raise ServerUnavailable("the connection to PostgreSQL that holds the leadership is gone")
+
+    def _send(self, outbox: Outbox, batches: Sequence[Batch]) -> list[object]:
+        pipe = self.redis.pipeline(transaction=False)
+        outbox.write(pipe)
+        for batch in batches:
+            self.inbox.forget(pipe, batch)
+        answers: list[object] = pipe.execute(raise_on_error=False)
+        self._unsent = None
+        refused = [answer for answer in answers if isinstance(answer, redis.RedisError)]
+        if refused:
+            # Such as a Redis that is full: duties publish again what matters.
+            log.error(line("redis_refused", commands=len(refused), first=str(refused[0])))
+        speak(self.app, outbox.for_backend)
+        return answers
+
+    def _patience_seconds(self) -> float:
+        if not self._placed_all:
+            return 0.0
+        moments = [*self._due, self.memory.next_moment() or float("inf")]
+        return max(0.0, min(moments) - time.monotonic())
+
+    def _do_duties(self) -> None:
+        for number, duty in enumerate(self.duties):
+            if self._due[number] <= time.monotonic():
+                # Counted from now and not from when it was due: a loop that is behind must not catch up.
+                self._due[number] = time.monotonic() + duty.every_seconds
+                counts = {name: count for name, count in duty.run_once().items() if count}
+                if counts:
+                    log.info(line("duty", duty=type(duty).__name__, **counts))
+
+    def _connect_sources(self, stop: threading.Event) -> None:
+        """Start from what Redis has now, waiting for it as long as it takes."""
+        self.inbox.stop()
+        pause_seconds = _RETRY_FIRST_SECONDS
+        while not stop.is_set():
+            self.still_here()
+            try:
+                if self._unsent is not None:
+                    # Some of it may have gone out before: nodes know an attempt's token, watchers the last word.
+                    self._send(*self._unsent)
+                self.inbox.give_back(self.redis, own=True)
+                self.inbox.start()
+                break
+            except redis.RedisError:
+                stop.wait(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _RETRY_CAP_SECONDS)
+        for duty in self.duties:
+            duty.redis_is_back()
+
+    def _set_poison_aside(self, batches: Sequence[Batch], error: Exception) -> None:
+        """Handle messages one by one after a turn that failed; one that fails alone is rejected."""
+        # The turn was rolled back, and memory had gone ahead with it.
+        self.load()
+        messages = [Batch(batch.source, [message]) for batch in batches for message in batch.messages]
+        log.error(line("turn_failed", error=type(error).__name__, messages=len(messages), where=_where(error)))
+        if len(messages) > 1:
+            for single in messages:
+                self.handle([single])
+            return
+        outbox = self.new_outbox()
+        for single in messages:
+            outbox.reject(single.source, single.messages[0], f"it failed its turn: {type(error).__name__}")
+        self.publish(outbox, messages)
+
+    def _hand_over(self) -> None:
+        self.inbox.stop()
+        with suppress(redis.RedisError):
+            self.inbox.give_back(self.redis, own=True)
+        self.redis.close()
+
+
+def _of(batches: Sequence[Batch], source: str) -> list[bytes]:
+    return [message for batch in batches if batch.source == source for message in batch.messages]
+
+
+def _is_poison(error: Exception) -> bool:
+    """Whether a failed turn is to blame on a message, and not on a server or on another leader."""
+    if isinstance(error, NotLeader | ServerUnavailable | redis.RedisError | PoolTimeout):
+        return False
+    return not isinstance(error, DBAPIError) or isinstance(error, DataError | IntegrityError)
+
+
+def _where(error: Exception) -> str:
+    """File and line of an error; its text stays out of the log, it may quote a job's data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-6:]))

@@ -1,0 +1,70 @@
+"""The thread that answers read queries, in every scheduler process, leader or standby.
+
+Nothing is kept for a crash: whoever asked asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from pydantic import ValidationError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.scheduler.log_lines import line
+from broker.scheduler.outbox import REPLY_TTL_SECONDS
+from broker.scheduler.queries import answer
+from cyxwiz_tasks.errors import CyxwizError, ServerUnavailable
+from cyxwiz_tasks.protocol import QUERIES, Query, Reply
+
+log = logging.getLogger(__name__)
+
+_BLOCK_SECONDS = 0.25
+_PAUSE_SECONDS = 0.5
+
+
+class QueryServer(threading.Thread):
+    def __init__(self, engine: Engine, connect: Callable[[], redis.Redis]) -> None:
+        super().__init__(name="queries", daemon=True)
+        self.engine, self.connect = engine, connect
+        self._stop_asked = threading.Event()
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join()
+
+    def run(self) -> None:
+        client = self.connect()
+        while not self._stop_asked.is_set():
+            try:
+                found: Any = client.brpop([QUERIES], _BLOCK_SECONDS)
+                if found is not None:
+                    self._serve(client, found[1])
+            except redis.RedisError:
+                self._stop_asked.wait(_PAUSE_SECONDS)
+        client.close()
+
+    def _serve(self, client: redis.Redis, raw: bytes) -> None:
+        try:
+            query = Query.model_validate_json(raw)
+        except ValidationError as error:
+            log.warning(line("query_refused", reason=error.errors()[0]["type"]))
+            return
+        pipe = client.pipeline(transaction=False)
+        pipe.lpush(query.reply_to, self._reply(query).model_dump_json())
+        pipe.expire(query.reply_to, REPLY_TTL_SECONDS)
+        pipe.execute()
+
+    def _reply(self, query: Query) -> Reply:
+        try:
+            with self.engine.connect() as tx:
+                return Reply(value=answer(tx, query))
+        except CyxwizError as error:
+            return Reply(error_type=type(error).__name__, error=str(error))
+        except SQLAlchemyError as error:
+            log.warning(line("query_failed", name=query.name, error=type(error).__name__))
+            return Reply(error_type=ServerUnavailable.__name__, error="the scheduler cannot read its record: ask again")

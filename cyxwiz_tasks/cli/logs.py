@@ -1,0 +1,18 @@
+"""`cyxwiz logs ID`."""
+
+from __future__ import annotations
+
+import click
+
+from cyxwiz_tasks.cli.options import find_id
+from cyxwiz_tasks.client import Client
+
+
+@click.command(short_help="Show what a job writes.")
+@click.argument("id")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+def command(id: str, follow: bool) -> None:
+    """Show what a job and its child processes write to their output."""
+    with Client() as client:
+        for text in client.get(find_id(client, id)).logs(follow=follow):
+            click.echo(text, nl=False)

@@ -1,0 +1,122 @@
+"""A scheduler in a thread of the test, and everything that a test asks of it, of Redis and of the record."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from broker.scheduler.command import run_scheduler
+from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.client import Client
+from cyxwiz_tasks.protocol import HEADER, INBOX
+from cyxwiz_tasks.settings import Settings
+from db import events, job_pages
+from tests.integration.fake_node import FakeNode
+from tests.integration.record import broken_rules
+from tests.integration.waiting import until
+
+
+class ControlPlane:
+    """`with plane.scheduler(): ...` runs one; several may run at a time."""
+
+    def __init__(self, broker_url: str, database_url: str, engine: Engine, **settings: Any) -> None:
+        self.broker_url, self.engine = broker_url, engine
+        given: dict[str, Any] = {"suspect_after_seconds": 0.5, "lease_seconds": 2.0}
+        self.settings = Settings(
+            broker_url=SecretStr(broker_url), database_url=SecretStr(database_url), **given | settings
+        )
+        self.redis = redis.Redis.from_url(broker_url, protocol=2)
+        self.app = make_app(broker_url)
+        self.client = Client(broker_url)
+        self.nodes: list[FakeNode] = []
+
+    @contextmanager
+    def scheduler(self) -> Iterator[Scheduler]:
+        running = Scheduler(self.settings)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+        if running.error is not None:
+            raise running.error
+
+    def node(self, name: str = "fake", **values: Any) -> FakeNode:
+        """A node that is registered and beats."""
+        node = FakeNode(redis.Redis.from_url(self.broker_url, protocol=2), name, **values)
+        self.nodes.append(node)
+        assert node.register().committed
+        return node
+
+    def submit(self, number: int = 1, **options: Any) -> str:
+        """A durable job; its id."""
+        return self.client.submit(self.signature(number), **options).id
+
+    def signature(self, number: int = 1, **options: Any) -> Any:
+        """A job's signature, as a task of the user's would make it."""
+        return self.app.signature("tests.add", (number,), queue=INBOX, headers={HEADER: {"version": 1}}, **options)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        with self.engine.connect() as tx:
+            found = job_pages.get(tx, job_id)
+        assert found is not None, f"no job {job_id}"
+        return found
+
+    def causes(self, job_id: str) -> list[tuple[str | None, str | None]]:
+        """The moves of a job: the states that it came to, and why."""
+        with self.engine.connect() as tx:
+            return [(event["to_state"], event["cause"]) for event in events.of_job(tx, job_id) if event["to_state"]]
+
+    def wait_for(self, job_id: str, state: str) -> dict[str, Any]:
+        until(lambda: self.job(job_id)["state"] == state)
+        return self.job(job_id)
+
+    def celery_state(self, job_id: str) -> str:
+        return str(self.app.AsyncResult(job_id).state)
+
+    def broken_rules(self) -> dict[str, list[Any]]:
+        with self.engine.connect() as tx:
+            return broken_rules(tx)
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.silence()
+            node.client.close()
+        self.client.close()
+        self.app.close()
+        self.redis.close()
+
+
+class Scheduler:
+    """`run_scheduler` in a thread; `error` is what it raised."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the scheduler did not stop"
+
+    def wait(self, seconds: float = 20.0) -> None:
+        """Until it has stopped by itself."""
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), "the scheduler did not stop"
+
+    def _run(self) -> None:
+        try:
+            run_scheduler(self.settings, self._stop)
+        except BaseException as error:
+            self.error = error

@@ -1,0 +1,125 @@
+"""One leader at a time, and nobody before it writes any more."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
+from db.engine import make_engine
+from db.leadership import assert_current, lead, try_lead
+from tests.integration.waiting import until
+
+
+def end_session_of_leader(engine):
+    sql = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    with engine.begin() as tx:
+        assert tx.execute(text(sql)).rowcount == 1
+
+
+def test_one_leads_and_the_next_has_a_higher_epoch(engine):
+    first = try_lead(engine, "a")
+    assert first.alive()
+    assert try_lead(engine, "b") is None
+    first.release()
+    first.release()
+    assert not first.alive()
+    second = try_lead(engine, "b")
+    assert second.epoch == first.epoch + 1
+    with engine.begin() as tx:
+        assert_current(tx, second.epoch)
+        assert tx.scalar(text("SELECT holder FROM leadership")) == "b"
+    second.release()
+
+
+def test_an_old_epoch_is_refused(engine):
+    first = try_lead(engine, "a")
+    first.release()
+    second = try_lead(engine, "b")
+    with pytest.raises(NotLeader, match=f"epoch {first.epoch} is over"), engine.begin() as tx:
+        assert_current(tx, first.epoch)
+    second.release()
+
+
+def test_a_standby_waits_and_then_leads(engine):
+    first, found = try_lead(engine, "a"), []
+    standby = threading.Thread(target=lambda: found.append(lead(engine, "b", threading.Event(), poll_seconds=0.02)))
+    standby.start()
+    first.release()
+    standby.join(timeout=10)
+    assert found[0].epoch == first.epoch + 1
+    found[0].release()
+
+
+def test_a_standby_stops_waiting_when_told(engine):
+    first, stop, found = try_lead(engine, "a"), threading.Event(), []
+    standby = threading.Thread(target=lambda: found.append(lead(engine, "b", stop)))
+    standby.start()
+    stop.set()
+    standby.join(timeout=10)
+    assert found == [None]
+    first.release()
+
+
+def test_a_leader_whose_session_ended_knows_it(engine):
+    first = try_lead(engine, "a")
+    end_session_of_leader(engine)
+    until(lambda: not first.alive())
+    assert not first.alive()
+    second = try_lead(engine, "b")
+    assert second.epoch == first.epoch + 1
+    second.release()
+    first.release()
+
+
+def test_a_leader_that_falls_silent_is_followed(engine):
+    first = try_lead(engine, "a", silence_seconds=0.2)
+    second = lead(engine, "b", threading.Event(), poll_seconds=0.02)
+    assert second.epoch == first.epoch + 1
+    assert not first.alive()
+    second.release()
+
+
+def test_the_next_leader_waits_for_a_transaction_of_the_last_one(engine):
+    first, found = try_lead(engine, "a"), []
+    with engine.begin() as tx:
+        assert_current(tx, first.epoch)
+        first.release()
+        standby = threading.Thread(target=lambda: found.append(lead(engine, "b", threading.Event(), poll_seconds=0.02)))
+        standby.start()
+        waiting = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        observer = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with observer.connect() as connection:
+            until(lambda: connection.scalar(waiting) == 1)
+        assert found == []
+    standby.join(timeout=10)
+    assert found[0].epoch == first.epoch + 1
+    found[0].release()
+
+
+def test_a_stalled_transaction_of_the_last_leader_is_ended(database_url):
+    engine = make_engine(database_url, "test", lock_timeout_seconds=0.3)
+    first = try_lead(engine, "a")
+    stalled = engine.connect()
+    assert_current(stalled, first.epoch)
+    first.release()
+    second = lead(engine, "b", threading.Event(), poll_seconds=0.02)
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(Exception, match=r"idle-in-transaction|closed|terminat"):
+        stalled.execute(text("SELECT 1"))
+    stalled.invalidate()
+    stalled.close()
+    second.release()
+    engine.dispose()
+
+
+def test_a_server_that_is_away_is_said_so(tmp_path):
+    engine = make_engine(f"postgresql:///none?host={tmp_path}", "test")
+    with pytest.raises(ServerUnavailable):
+        try_lead(engine, "a")
+    engine.dispose()

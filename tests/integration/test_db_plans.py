@@ -1,0 +1,42 @@
+"""Statements find their rows by key, although their plans were made when the tables were empty."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from cyxwiz_tasks.states import AttemptState, JobState
+from db import attempts, jobs
+from db.attempts import Ending
+from tests.integration.record import new_job
+from tests.integration.waiting import until
+
+BATCHES, SIZE = 10, 50
+READ = text(
+    """
+    SELECT relname, seq_tup_read, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
+    WHERE relname IN ('jobs', 'attempts')"""
+)
+
+
+def test_the_rows_that_are_read_grow_with_the_work_alone(record):
+    backlog = [answer.job_id for answer in record.accept(*(new_job() for _ in range(1000)))]
+    for _ in range(BATCHES):
+        ids = [answer.job_id for answer in record.accept(*(new_job() for _ in range(SIZE)))]
+        places = record.assign(*ids)
+        record.start(*places.values())
+        endings = [
+            Ending(place.job_id, place.token, place.node_id, AttemptState.COMPLETED, JobState.COMPLETED)
+            for place in places.values()
+        ]
+        assert all(settled.committed for settled in record.do(attempts.end, record.epoch, endings))
+    record.do(jobs.cancel_waiting, record.epoch, backlog[:10])
+    record.engine.dispose()  # sessions hand in their statistics when they end
+
+    def read():
+        return {row[0]: (row[1], row[2]) for row in record.do(lambda tx: tx.execute(READ).all())}
+
+    until(lambda: read()["jobs"][1] >= BATCHES * SIZE)
+    for table, (scanned, fetched) in read().items():
+        assert scanned == 0, table
+        # Each job is looked up by five statements, and once more by a foreign key.
+        assert fetched <= 10 * BATCHES * SIZE, table

@@ -1,0 +1,187 @@
+"""Why a job waits, in numbers and in sentences that a person can act on."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.explain import Explanation, why
+from broker.scheduler.placement import Placer
+from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.errors import NotFound
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Priority
+from db.models import NodeState
+from tests.unit.fleet import A100, RTX_3090, T4, capabilities, capability, cluster_of, requirements
+
+LABELLED = {"labels": {"tier": "gold"}, "region": "eu-west", "cuda": "12.4", "driver": "550.54"}
+TWO = {"small": capability(ram="15GB", cpus=4, disk_free_bytes=2**30), "gpu-1": capability(RTX_3090, T4, **LABELLED)}
+
+#: what no node has: the requirement that is named, and what the sentence says
+NOWHERE: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"gpus": 8}, "gpus", ["8 GPUs", "gpu-1 has 2", "gpus=2"]),
+    ({"gpu_memory": "80GB"}, "gpu_memory", ["the largest has 24GB, on gpu-1", 'gpu_memory="24GB"', "bigger|larger"]),
+    ({"gpu_memory": "24GB", "gpus": 2}, "gpu_memory", ["2 GPUs", "largest has 15GB", 'gpu_memory="15GB"']),
+    ({"gpu_memory": "..8GB"}, "gpu_memory", ["smallest has 15GB, on gpu-1", 'gpu_memory="..15GB"']),
+    ({"gpu_model": "H100"}, "gpu_model", ['"H100"', "NVIDIA GeForce RTX 3090, Tesla T4"]),
+    ({"compute_capability": ">=9.0"}, "compute_capability", ['">=9.0"', "are 7.5, 8.6"]),
+    (
+        {"gpu_model": "T4", "gpu_memory": "24GB"},
+        "gpus_together",
+        ["gpu_memory and gpu_model at the same time", "Tesla T4 (15GB, 7.5)"],
+    ),
+    ({"cuda": ">=13"}, "cuda", ['"12.4"', "1 without a known version"]),
+    ({"driver": ">=600"}, "driver", ['driver="550.54"']),
+    ({"torch": "==2.11"}, "torch", ['torch="2.13.0"']),
+    ({"cpus": 64}, "cpus", ["64 CPU cores", "gpu-1 has 16", "cpus=16"]),
+    ({"ram": "512GB"}, "ram", ["gpu-1 has most, 64GB", 'ram="64GB"']),
+    ({"ram": "..8GB"}, "ram", ["small has least", 'ram="..15GB"']),
+    ({"disk": "2TB"}, "disk", ["gpu-1 has most, 500GB", 'disk="500GB"']),
+    ({"os": "Windows"}, "os", ["Windows", "Linux Debian GNU/Linux 12 (bookworm)"]),
+    ({"region": "us*"}, "region", ["us*", "there is eu-west"]),
+    ({"labels": {"tier": "silver"}}, "labels.tier", ["tier=silver", "there is gold"]),
+    ({"labels": {"zone": "b"}}, "labels.zone", ["the label zone", "--label zone=b"]),
+    ({"node": "gpu-7"}, "node", ["gpu-7", "gpu-1, small"]),
+    ({"exclude_nodes": ["gpu-1", "small"]}, "exclude_nodes", ["exclude_nodes", "gpu-1, small"]),
+]
+
+
+def _why(cluster: Cluster, **wish: Any) -> Explanation:
+    return why(cluster, Backlog(), Resources.parse(wish))
+
+
+@pytest.mark.parametrize(("wish", "name", "said"), NOWHERE, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_no_node_has_is_named_with_what_there_is(wish: dict[str, Any], name: str, said: list[str]) -> None:
+    found = _why(cluster_of(**TWO), **wish)
+    assert (found.nodes, found.fitting, found.failed[name]) == (2, 0, 2 if name != "gpus_together" else 1)
+    for text in said:
+        assert any(option in str(found) for option in text.split("|")), str(found)
+
+
+def test_no_nodes_at_all() -> None:
+    found = _why(Cluster(), gpus=1)
+    assert found.nodes == 0
+    assert "cyxwiz worker" in str(found)
+
+
+def test_no_gpu_anywhere() -> None:
+    found = _why(cluster_of(a=capability(), b=capability()), gpu_memory="8GB")
+    assert found.failed == {"gpus": 2, "gpu_memory": 2}
+    assert found.sentences == [
+        'No node here has a GPU. Ask for device="cpu" and no GPU, or start a worker on a machine with one.'
+    ]
+
+
+def test_no_torch_anywhere() -> None:
+    assert "Leave it out" in str(_why(cluster_of(a=capability(torch=None)), torch=">=2"))
+
+
+def test_requirements_that_only_different_nodes_meet() -> None:
+    nodes = {"a": capability(A100, cpus=4), "b": capability(cpus=64, ram="256GB", region="eu")}
+    found = _why(cluster_of(**nodes), gpu_memory="40GB", cpus=32)
+    assert found.failed == {"gpus": 1, "gpu_memory": 1, "cpus": 1}
+    assert "no node meets all of them together" in str(found)
+    assert "a comes closest: only cpus stands in the way" in str(found)
+    assert "a does not have 32 CPU cores: a has 4" in str(found)
+
+
+def test_a_job_that_would_start_now() -> None:
+    found = _why(cluster_of(**TWO), gpus=1)
+    assert (found.fitting, found.free, found.ahead) == (1, 1, 0)
+    assert found.sentences == ["1 node of 2 fits (gpu-1), 1 with room now."]
+
+
+def test_a_job_that_waits_for_busy_nodes() -> None:
+    cluster, backlog = cluster_of(a=capability(T4, slots=2), b=capability(T4), c=capability(slots=1)), Backlog()
+    cluster.set_state("b", NodeState.SUSPECT)
+    for number, wish in enumerate([Resources(gpus=1), Resources(gpus=1), Resources(gpus=1)]):
+        backlog.add(Waiting(f"job-{number}", number, wish, Priority.NORMAL))
+    backlog.add(Waiting("urgent", 9, Resources(gpus=1), Priority.HIGH))
+    assert [placement.job_id for placement in Placer(cluster, backlog).place(9)] == ["urgent"]
+    found = why(cluster, backlog, job_id="job-2")
+    assert found == Explanation(
+        nodes=3,
+        failed={"gpus": 1},
+        fitting=2,
+        free=0,
+        silent=1,
+        short={"gpus": 1},
+        ahead=2,
+        sentences=[
+            "2 nodes of 3 fit (a, b), none with room now: too few free GPUs on 1, "
+            "no sign of life from 1, which get no new work.",
+            "2 jobs are in line before it; it starts when a job there ends, or on another such node: "
+            "start a worker there.",
+        ],
+    )
+    assert Explanation.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("wish", "short"),
+    [
+        ({}, "slots"),
+        ({"gpus": 1}, "gpus"),
+        ({"gpu_memory": "12GB", "shared": True}, "gpu_memory"),
+        ({"cpus": 1}, "cpus"),
+        ({"ram": "32GB"}, "ram"),
+    ],
+)
+def test_what_a_busy_node_is_short_of(wish: dict[str, Any], short: str) -> None:
+    cluster, backlog = cluster_of(a=capability(RTX_3090, slots=1)), Backlog()
+    backlog.add(Waiting("all", 1, Resources(gpus=1, cpus=16, ram="60GB"), Priority.NORMAL))
+    assert Placer(cluster, backlog).place(1)
+    found = why(cluster, backlog, Resources.parse(wish))
+    assert found.short == dict.fromkeys(["slots", short], 1)
+    assert "It is the next in line" in str(found)
+
+
+def test_a_job_that_does_not_wait() -> None:
+    with pytest.raises(NotFound, match="does not wait"):
+        why(cluster_of(**TWO), Backlog(), job_id="job")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(capabilities, min_size=1, max_size=5), requirements)
+def test_there_is_always_something_to_say(nodes: list[Capability], resources: Resources) -> None:
+    found = why(cluster_of(**{f"n{number}": able for number, able in enumerate(nodes)}), Backlog(), resources)
+    assert found.nodes == len(nodes)
+    assert all(sentence.endswith(".") for sentence in found.sentences)
+    assert found.sentences
+    assert (found.fitting > 0) == (found.free > 0)
+    assert found.fitting > 0 or found.failed
+
+
+_CHANGE = re.compile(r'Ask for (gpus|gpu_memory|cpus|ram|disk|cuda|driver|torch)="?([^ "]+?)"?[.,]( |$)')
+_ALMOST_ANY = st.integers(2**20, 2**42)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            lambda able, ram, disk: able.model_copy(update={"ram_bytes": ram, "disk_free_bytes": disk}),
+            capabilities,
+            _ALMOST_ANY,
+            _ALMOST_ANY,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    requirements,
+)
+def test_the_change_that_a_hint_names_helps(nodes: list[Capability], resources: Resources) -> None:
+    cluster = cluster_of(**{f"n{number}": able for number, able in enumerate(nodes)})
+    before = why(cluster, Backlog(), resources)
+    for sentence in before.sentences:
+        change = _CHANGE.search(sentence)
+        if change is not None and before.failed[change[1]] == len(nodes):
+            value = int(change[2]) if change[1] in {"gpus", "cpus"} else change[2]
+            after = why(cluster, Backlog(), resources.model_copy(update={change[1]: value}))
+            assert after.failed.get(change[1], 0) < len(nodes), sentence

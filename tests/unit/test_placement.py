@@ -1,0 +1,205 @@
+"""Placing, step by step on small clusters."""
+
+from typing import Any
+
+import pytest
+
+from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.cluster import ChangeLog, Cluster
+from broker.scheduler.demand import demand_of
+from broker.scheduler.placement import Placement, Placer
+from cyxwiz_tasks.errors import NotFound
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Priority
+from db.models import NodeState
+from tests.unit.fleet import A100, RTX_3090, T4, capability, cluster_of
+
+GB = 2**30
+
+
+class Bench:
+    """A cluster, a backlog and a placer; jobs are numbered."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.backlog = cluster, Backlog()
+        self.placer = Placer(cluster, self.backlog)
+        self._number = 0
+
+    def submit(self, priority: Priority = Priority.NORMAL, **wish: Any) -> str:
+        self._number += 1
+        job_id = f"job-{self._number}"
+        assert self.backlog.add(Waiting(job_id, self._number, Resources.parse(wish), priority))
+        return job_id
+
+    def place(self, limit: int = 100) -> dict[str, str]:
+        return {placement.job_id: placement.node_name for placement in self.placer.place(limit)}
+
+
+def test_a_node_takes_as_many_jobs_as_it_has_slots() -> None:
+    bench = Bench(cluster_of(a=capability(slots=2)))
+    jobs = [bench.submit() for _ in range(3)]
+    assert list(bench.place()) == jobs[:2]
+    assert bench.place() == {}
+    assert bench.cluster.release(jobs[0])
+    assert list(bench.place()) == jobs[2:]
+
+
+def test_exclusive_gpus_are_given_once() -> None:
+    bench = Bench(cluster_of(a=capability(T4, RTX_3090, slots=4)))
+    big, small, third = bench.submit(gpu_memory="20GB"), bench.submit(gpus=1), bench.submit(gpus=1)
+    placed = {placement.job_id: placement for placement in bench.placer.place(9)}
+    assert placed[big].gpu_indexes == (1,)
+    assert placed[big].gpu_memory_bytes == 24 * GB
+    assert placed[small].gpu_indexes == (0,)
+    assert third in bench.backlog
+
+
+def test_a_shared_gpu_takes_jobs_until_its_memory_is_given_away() -> None:
+    bench = Bench(cluster_of(a=capability(RTX_3090, slots=4)))
+    jobs = [bench.submit(gpu_memory="12GB", shared=True) for _ in range(3)]
+    placed = bench.placer.place(9)
+    # two of a nominal 12 GB fill a card of 24 GB
+    assert [placement.job_id for placement in placed] == jobs[:2]
+    assert {placement.gpu_indexes for placement in placed} == {(0,)}
+    assert placed[0].gpu_memory_bytes == pytest.approx(0.93 * 12 * GB, abs=2)
+    exclusive = bench.submit(gpus=1)
+    bench.cluster.release(jobs[0])
+    bench.backlog.remove(jobs[2])
+    # a GPU that anybody uses is nobody's alone
+    assert bench.place() == {}
+    bench.cluster.release(jobs[1])
+    assert bench.place() == {exclusive: "a"}
+
+
+def test_cpus_and_memory_are_taken_while_a_job_runs() -> None:
+    bench = Bench(cluster_of(a=capability(cpus=8, ram="64GB", slots=9)))
+    first, second = bench.submit(cpus=6), bench.submit(cpus=6)
+    assert list(bench.place()) == [first]
+    hungry, modest = bench.submit(ram="60GB"), bench.submit(ram="10GB")
+    assert list(bench.place()) == [hungry]
+    bench.cluster.release(first)
+    assert list(bench.place()) == [second]
+    bench.cluster.release(hungry)
+    assert list(bench.place()) == [modest]
+
+
+def test_a_blocked_shape_does_not_hold_up_the_others() -> None:
+    bench = Bench(cluster_of(a=capability(T4, slots=4)))
+    blocked, fits = bench.submit(gpu_memory="80GB"), bench.submit(gpus=1)
+    assert list(bench.place()) == [fits]
+    assert blocked in bench.backlog
+    bench.cluster.upsert_node("b", "b", capability(A100), "1")
+    assert bench.place() == {blocked: "b"}
+
+
+def test_the_more_urgent_and_then_the_older_job_goes_first() -> None:
+    bench = Bench(cluster_of(a=capability(T4, slots=9)))
+    old, urgent = bench.submit(gpus=1), bench.submit(Priority.CRITICAL, gpu_memory="8GB")
+    assert list(bench.place()) == [urgent]
+    bench.cluster.release(urgent)
+    assert list(bench.place()) == [old]
+
+
+def test_only_nodes_that_are_up_get_work() -> None:
+    bench = Bench(cluster_of(a=capability(slots=3), b=capability(T4, slots=3)))
+    bench.cluster.set_state("a", NodeState.SUSPECT)
+    first, second = bench.submit(), bench.submit()
+    assert bench.place(1) == {first: "b"}
+    bench.cluster.set_state("a", NodeState.UP)
+    assert bench.place() == {second: "a"}
+
+
+def test_a_removed_node_gives_its_row_to_the_next() -> None:
+    bench = Bench(cluster_of(a=capability(T4)))
+    job = bench.submit(gpus=1)
+    bench.place()
+    assert bench.cluster.remove_node("a") == [job]
+    assert not bench.cluster.release(job)
+    with pytest.raises(NotFound, match="cyxwiz nodes"):
+        bench.cluster.set_state("a", NodeState.UP)
+    gpu_job, next_job = bench.submit(gpus=1), bench.submit()
+    bench.cluster.upsert_node("b", "b", capability(), "1")
+    assert bench.place() == {next_job: "b"}
+    assert gpu_job in bench.backlog
+
+
+def test_a_node_that_comes_back_smaller_keeps_its_jobs_and_gets_no_more() -> None:
+    bench = Bench(cluster_of(a=capability(T4, T4, slots=4)))
+    jobs = [bench.submit(gpus=1), bench.submit(gpus=1)]
+    bench.place()
+    bench.cluster.upsert_node("a", "a", capability(T4, slots=1), "2")
+    waiting = bench.submit()
+    assert bench.place() == {}
+    bench.cluster.release(jobs[0])
+    assert bench.place() == {}
+    bench.cluster.release(jobs[1])
+    assert bench.place() == {waiting: "a"}
+
+
+def test_jobs_that_run_after_a_restart_are_booked_again() -> None:
+    bench = Bench(cluster_of(a=capability(T4, RTX_3090)))
+    resources = Resources(gpu_memory="20GB", gpus=1)
+    bench.cluster.take("a", "old", demand_of(resources), (1, 7))
+    waiting = bench.submit(gpu_memory="20GB")
+    assert bench.place() == {}
+    assert bench.cluster.release("old")
+    assert not bench.cluster.release("old")
+    assert bench.place() == {waiting: "a"}
+
+
+def test_a_placement_that_the_record_refuses_is_undone() -> None:
+    bench = Bench(cluster_of(a=capability(T4)))
+    job = bench.submit(gpus=1)
+    [placement] = bench.placer.place(1)
+    assert bench.cluster.node_of(job) is bench.cluster.node("a")
+    bench.placer.undo(placement)
+    assert bench.cluster.node_of(job) is None
+    assert bench.place() == {job: "a"}
+
+
+def test_placements_stop_at_the_limit_and_go_on_from_there() -> None:
+    bench = Bench(cluster_of(a=capability(slots=9)))
+    jobs = [bench.submit() for _ in range(5)]
+    assert list(bench.place(2)) == jobs[:2]
+    assert list(bench.place(2)) == jobs[2:4]
+
+
+def test_what_a_placement_says() -> None:
+    cluster = Cluster((1, 1, 1, 1))
+    cluster.upsert_node("id-a", "a", capability(RTX_3090), "boot-7", reputation=0.5, uptime=0.5)
+    bench = Bench(cluster)
+    bench.submit(gpu_memory="12GB", cpus=2, ram="10GB")
+    [placement] = bench.placer.place(1)
+    assert placement == Placement(
+        waiting=placement.waiting,
+        node_id="id-a",
+        node_name="a",
+        incarnation="boot-7",
+        gpu_indexes=(0,),
+        gpu_memory_bytes=24 * GB,
+        cpus=2,
+        ram_bytes=demand_of(placement.waiting.resources).ram_bytes,
+        # (0.5 + 1 + 0.5 + 0.5) / 4
+        score=0.625,
+        parts=(0.5, 1.0, 0.5, 0.5),
+        runners_up=(),
+    )
+
+
+def test_scores_of_shapes_that_nobody_waits_for_are_dropped() -> None:
+    bench = Bench(cluster_of(a=capability(slots=1000, cpus=1000)))
+    for cpus in range(200):
+        bench.submit(cpus=cpus % 3)
+        bench.submit(ram=f"{cpus}KB")
+        bench.place()
+    assert len(bench.placer._candidates) < 150
+
+
+def test_a_log_that_forgot_says_so() -> None:
+    log = ChangeLog()
+    for row in range(20_000):
+        log.append(row)
+    assert log.since(0) is None
+    read = log.since(19_990)
+    assert read is not None
+    assert read.tolist() == list(range(19_990, 20_000))
