@@ -185,6 +185,6 @@ def _worker() -> dict[str, Any]:
 
 app = make_app()
 if _state.default_app is None:
-    # So that a bare `AsyncResult(id)` means this application in a program that has no Celery application of its own; one
-    # that it makes, before or after, and `set_default()` take precedence.
+    # So that a bare `AsyncResult(id)` means this application in a program that has no Celery application of its own: one
+    # that it makes, before or after, takes precedence, and so does `set_default()`.
     app.set_default()

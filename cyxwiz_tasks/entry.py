@@ -51,7 +51,7 @@ def entry_of(function: Callable[..., Any]) -> Entry:
         )
     name = Path(file).stem if name == "__main__" else name
     # Jobs return exceptions by module and name; the script's own classes must be found under its name as a module.
-    sys.modules.setdefault(name, module)
+    sys.modules.setdefault(name, sys.modules[function.__module__])
     return Entry(name, qualname, _root(file, name))
 
 

@@ -133,6 +133,9 @@ class JobHandle:
             result.get(timeout=seconds or 0.001, propagate=False)
         except exceptions.TimeoutError:
             return None
+        finally:
+            # Celery would unsubscribe when the garbage collector finds the result: by then Redis may be gone.
+            self.client.app.backend.remove_pending_result(result)
         return result
 
     def _wait_on_stream(self, seconds: float) -> None:

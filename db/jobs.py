@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -78,8 +78,7 @@ class Accepted:
     seq: int
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """What the backlog knows of a pending job. Seconds count from now by the database's clock."""
 
     id: str
@@ -96,8 +95,8 @@ class Waiting:
     waited_seconds: float
     starts_in_seconds: float | None
     expires_in_seconds: float | None
-    #: why it came back to the queue
-    cause: Cause | None
+    #: one of Cause: why it came back to the queue
+    cause: str | None
 
 
 @dataclass(frozen=True)
@@ -191,14 +190,13 @@ _WAITING = text(
         extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
         extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds, cause
     FROM jobs WHERE state = 'pending' ORDER BY priority DESC, seq"""
-)
+).execution_options(yield_per=_STREAM_ROWS)
 
 
 def waiting(tx: Connection) -> Iterator[Waiting]:
     """Every pending job, the most urgent first, streamed through a cursor: a million of them need little memory."""
-    with tx.execution_options(yield_per=_STREAM_ROWS).execute(_WAITING) as rows:
-        for row in rows:
-            yield Waiting(**dict(row._mapping) | {"cause": Cause(row.cause) if row.cause else None})
+    with tx.execute(_WAITING) as rows:
+        yield from map(Waiting._make, rows)
 
 
 _MESSAGES = text("SELECT id::text, headers, body, properties FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
@@ -317,8 +315,9 @@ _REQUEST_CANCEL = text(
         RETURNING jobs.state
     ), logged AS (
         INSERT INTO events (job_id, node_id, attempt, token, epoch, from_state, to_state, cause, actor, detail)
-        SELECT id, node_id, nullif(attempts, 0), current_token, :epoch, locked.state, nullif(changed.state, locked.state),
-            'cancelled', 'client', jsonb_build_object('cancel_requested', :reason ::text)
+        SELECT id, node_id, nullif(attempts, 0), current_token, :epoch, locked.state,
+            nullif(changed.state, locked.state), 'cancelled', 'client',
+            jsonb_build_object('cancel_requested', :reason ::text)
         FROM locked, changed
     )
     SELECT id::text, locked.state, coalesce(changed.state, locked.state), current_token, node_id::text

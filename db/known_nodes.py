@@ -35,8 +35,7 @@ _KNOWN = text(
 
 def known(tx: Connection) -> list[KnownNode]:
     """Every node that is up or suspect."""
-    rows = tx.execute(_KNOWN, {"credit": _CREDIT_SECONDS})
-    return [KnownNode(*row[:4], NodeState(row[4]), *row[5:]) for row in rows]
+    return [KnownNode(*row) for row in tx.execute(_KNOWN, {"credit": _CREDIT_SECONDS})]
 
 
 _UPTIMES = text(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from db.models import NODE_STATES, Leadership, Node
 from db.rows import readable
 
 
+_LEADER: Select[Any] = select(*(Leadership.epoch, Leadership.holder, Leadership.since))
+
+
 def leader(tx: Connection) -> dict[str, Any]:
     """The newest leader, ready for JSON: epoch, holder, since. Whether it is still there only its lock knows."""
-    found: Select[Any] = select(Leadership.epoch, Leadership.holder, Leadership.since)
-    return readable(tx.execute(found).one())
+    row: Row[Any] = tx.execute(_LEADER).one()
+    return readable(row)
 
 
 def node_counts(tx: Connection) -> dict[str, int]:

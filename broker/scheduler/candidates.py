@@ -24,6 +24,7 @@ from cyxwiz_tasks.resources import Resources
 #: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass; looking at each
 #: GPU makes plain Python slower and the pass, too.
 SCALAR_ROWS = 16
+_NOWHERE = float("-inf")
 
 
 class Candidates:
@@ -42,30 +43,28 @@ class Candidates:
         """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
         if self._woken_for:
             rows, self._woken_for = self._woken_for, []
-            for row in rows:
-                self._rate_one(row)
-            if not any(self._live.item(row) != -np.inf for row in rows):
+            if not sum([self._rate_one(row) for row in rows]):
                 self.asleep = True
                 return None
             self._read_up()
         elif self._changed != self._cluster.changed.end:
             self._catch_up()
         row = int(self._live.argmax())
-        if self._live.item(row) == -np.inf:
+        if self._live.item(row) == _NOWHERE:
             self.asleep = True
             return None
         return row
 
     def admits(self) -> NDArray[np.bool_]:
         """By row, as of the last call of `best`: whether the node could ever run this."""
-        admits: NDArray[np.bool_] = self._bonus != -np.inf
+        admits: NDArray[np.bool_] = self._bonus != _NOWHERE
         return admits
 
-    def wake_for(self, rows: list[int]) -> None:
-        """These nodes may have room by now; all others have none, if this slept."""
+    def wake_for(self, row: int) -> None:
+        """This node may have room by now. Changes nothing for a shape that does not sleep: it reads the log."""
         if self.asleep or self._woken_for:
             self.asleep = False
-            self._woken_for += rows
+            self._woken_for.append(row)
 
     def wake(self) -> None:
         """Any node may have room by now."""
@@ -75,14 +74,14 @@ class Candidates:
     def next_best(self, row: int, count: int) -> list[tuple[int, float]]:
         """Up to `count` (row, score) after the best one, `row`."""
         scores, hidden = self._live, [(row, self._live.item(row))]
-        scores[row] = -np.inf
+        scores[row] = _NOWHERE
         while len(hidden) <= count:
             row = int(scores.argmax())
             score = scores.item(row)
-            if score == -np.inf:
+            if score == _NOWHERE:
                 break
             hidden.append((row, score))
-            scores[row] = -np.inf
+            scores[row] = _NOWHERE
         for at, score in hidden:
             scores[at] = score
         return hidden[1:]
@@ -101,8 +100,8 @@ class Candidates:
         self._size_version = cluster.size_version
         self._admitted = np.zeros(columns.gpu_kind.shape, bool)
         #: what the fit adds to a node's standing where it is constant; minus infinity: the node can never run this
-        self._bonus = np.full(len(columns.kind), -np.inf)
-        self._scores = np.full(len(columns.kind), -np.inf, np.float32)
+        self._bonus = np.full(len(columns.kind), _NOWHERE)
+        self._scores = np.full(len(columns.kind), _NOWHERE, np.float32)
         every = np.arange(len(cluster.rows), dtype=np.int32)
         self._judge(every)
         self._rate(every)
@@ -138,7 +137,7 @@ class Candidates:
         fits = self._admission.nodes(self._cluster, rows, admitted)
         self._admitted[rows] = admitted
         bonus = self._cluster.weights.fit * constant_fit(self.demand, columns.gpu_memory[rows])
-        self._bonus[rows] = np.where(fits, bonus, -np.inf)
+        self._bonus[rows] = np.where(fits, bonus, _NOWHERE)
 
     def _rate(self, rows: Rows) -> None:
         demand, columns = self.demand, self._cluster.columns
@@ -146,7 +145,7 @@ class Candidates:
             self._rate_by_gpu(rows)
             return
         scores = columns.standing[rows] + self._bonus[rows]
-        scores[~self._has_room(rows)] = -np.inf
+        scores[~self._has_room(rows)] = _NOWHERE
         self._scores[rows] = scores
         if demand.gpus and columns.any_mixed:
             self._rate_by_gpu(rows[columns.mixed[rows]])
@@ -157,7 +156,7 @@ class Candidates:
             self.demand, self._admitted[rows], columns.gpu_free[rows], columns.gpu_memory[rows]
         )
         scores = columns.standing[rows] + self._cluster.weights.fit * tightness
-        scores[~(has_gpus & self._has_room(rows) & (self._bonus[rows] != -np.inf))] = -np.inf
+        scores[~(has_gpus & self._has_room(rows) & (self._bonus[rows] != _NOWHERE))] = _NOWHERE
         self._scores[rows] = scores
 
     def _has_room(self, rows: Rows) -> NDArray[np.bool_]:
@@ -165,22 +164,24 @@ class Candidates:
         room: NDArray[np.bool_] = np.all(self._cluster.columns.free[:, rows] >= self._counted, axis=0)
         return room
 
-    def _rate_one(self, row: int) -> None:
+    def _rate_one(self, row: int) -> bool:
+        """Whether a job of this shape fits there now."""
         bonus, node, demand = self._bonus.item(row), self._cluster.rows[row], self.demand
         if (
             node is None
-            or bonus == -np.inf
+            or bonus == _NOWHERE
             or not node.is_open
             or node.cpus_free < demand.cpus
             or node.ram_free_bytes < demand.ram_bytes
             or (node.idle_gpus < demand.gpus and not demand.shared)
         ):
-            self._scores[row] = -np.inf
-            return
+            self._scores[row] = _NOWHERE
+            return False
         if demand.shared or (node.mixed and demand.gpus):
             positions = self.gpus_on(node)
             if positions is None:
-                self._scores[row] = -np.inf
-                return
+                self._scores[row] = _NOWHERE
+                return False
             bonus = self._cluster.weights.fit * fit(node, demand, positions)
         self._scores[row] = node.standing + bonus
+        return True

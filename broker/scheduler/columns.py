@@ -84,7 +84,9 @@ class Columns:
     def update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
         """Write what is free on a node; of its GPUs only those at `positions`, if given."""
         row = node.row
-        self.free[:, row] = (node.idle_gpus if node.is_open else -1, node.cpus_free, node.ram_free_bytes)
+        self.free[0, row] = node.idle_gpus if node.is_open else -1
+        self.free[1, row] = node.cpus_free
+        self.free[2, row] = node.ram_free_bytes
         for at in range(len(node.gpu_free)) if positions is None else positions:
             self.gpu_free[row, at] = node.gpu_free[at]
         self.standing[row] = node.standing

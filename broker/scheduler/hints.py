@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from broker.scheduler.matching import GPUS_TOGETHER, gpu_checks
 from broker.scheduler.node import Node
-from cyxwiz_tasks.quantities import SizeRange, parse_version, show_size
+from cyxwiz_tasks.quantities import SizeRange, Version, parse_version, show_size
 from cyxwiz_tasks.resources import Resources
 
 _SHOWN = 6
@@ -97,24 +97,27 @@ def _gpus_together(asked: _Asked) -> str:
 
 
 def _version(asked: _Asked) -> str:
-    has = [getattr(node.capability, asked.name) for node in asked.nodes]
-    there = _distinct(version for version in has if version is not None)
-    unknown = f" ({has.count(None)} without a known version)" if None in has else ""
+    known = [version for node in asked.nodes if (version := _known(getattr(node.capability, asked.name)))]
     wanted = getattr(asked.resources, asked.name)
-    if not there:
+    if not known:
         return f'{asked.nobody} a known {asked.name} version, so {asked.name}="{wanted}" cannot hold. Leave it out.'
-    newest = max(there, key=_version_key)
+    unknown = len(asked.nodes) - len(known)
+    said = f'{asked.nobody} {asked.name} "{wanted}": there {_are([_dotted(version) for version in sorted(set(known))])}'
     return (
-        f'{asked.nobody} {asked.name} "{wanted}": there {_are(there)}{unknown}. '
-        f'Ask for {asked.name}="{newest.partition("+")[0]}", or update it on a node and restart its worker.'
+        f"{said}{f' ({unknown} without a known version)' if unknown else ''}. "
+        f'Ask for {asked.name}="{_dotted(max(known))}", or update it on a node and restart its worker.'
     )
 
 
-def _version_key(text: str) -> tuple[int, ...]:
+def _known(text: str | None) -> Version | None:
     try:
-        return parse_version(text)
+        return parse_version(text) if text is not None else None
     except ValueError:
-        return ()
+        return None
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _place(asked: _Asked) -> str:

@@ -11,12 +11,14 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
 
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, VERSION, Assignment, JobHeader, node_queue
+from cyxwiz_tasks.resources import Resources
 
 #: a message beyond this is refused: data belongs into a data set, not into a task's arguments
 MESSAGE_LIMIT_BYTES = 1024 * 1024
@@ -130,11 +132,17 @@ def _header(ours: Any) -> JobHeader:
             "use the same release of cyxwiz-tasks on both sides"
         )
     try:
-        return JobHeader.model_validate(ours)
+        return JobHeader.model_validate(ours | {"resources": _resources(json.dumps(ours.get("resources") or {}))})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or HEADER
         raise InvalidJob(field, first["msg"].removeprefix("Value error, ")) from None
+
+
+@lru_cache(maxsize=4096)
+def _resources(text: str) -> Resources:
+    """Few kinds of work make up most jobs, and checking the texts of a requirement takes longer than all the rest."""
+    return Resources.model_validate_json(text)
 
 
 def _moment(field: str, value: Any) -> datetime | None:
@@ -167,7 +175,7 @@ def for_node(
     queue = node_queue(assignment.node)
     message = properties | {
         "body": body,
-        "headers": headers | {"eta": None, "expires": None, ASSIGNMENT_HEADER: assignment.model_dump(mode="json")},
+        "headers": headers | {"eta": None, "expires": None, ASSIGNMENT_HEADER: vars(assignment)},
         "properties": properties["properties"]
         | {
             "priority": 0,

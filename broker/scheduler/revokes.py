@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import redis
@@ -49,7 +50,11 @@ class RevokeListener(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        errors = (*self._connection_errors(), redis.RedisError, OSError)
+        errors: tuple[type[Exception], ...] = (
+            *self.app.connection_for_read().connection_errors,
+            redis.RedisError,
+            OSError,
+        )
         while not self._stop_asked.is_set():
             try:
                 with self.app.connection_for_read() as connection, self.connect() as client:
@@ -58,26 +63,22 @@ class RevokeListener(threading.Thread):
                 log.warning("event=revokes_unheard error=%s", type(error).__name__)
                 self._stop_asked.wait(_PAUSE_SECONDS)
 
-    def _connection_errors(self) -> tuple[type[BaseException], ...]:
-        with self.app.connection_for_read() as connection:
-            errors: tuple[type[BaseException], ...] = connection.connection_errors
-        return errors
-
     def _listen(self, connection: Connection, client: redis.Redis) -> None:
         def heard(body: Any, _message: Any) -> None:
             if (command := _as_command(body)) is not None:
                 client.lpush(COMMANDS, command.model_dump_json())
 
-        name_of_exchange = f"{self.app.conf.control_exchange}.pidbox"
-        exchange: Any = Exchange(name_of_exchange, "fanout", durable=False, delivery_mode=1)  # type: ignore[no-untyped-call]
+        pidbox = f"{self.app.conf.control_exchange}.pidbox"
+        exchange = Exchange(pidbox, "fanout", durable=False, delivery_mode=1)  # type: ignore[no-untyped-call]
         name = f"cyxwiz.revokes.{socket.gethostname()}.{threading.get_native_id()}"
-        queue = Queue(name, exchange, durable=False, auto_delete=True)
-        with Consumer(connection, [queue], callbacks=[heard], accept=["json"], no_ack=True):
+        queue = Queue(name, exchange, durable=False, auto_delete=True)  # type: ignore[no-untyped-call]
+        consumer = Consumer(  # type: ignore[no-untyped-call]
+            connection, [queue], callbacks=[heard], accept=["json"], no_ack=True
+        )
+        with consumer:
             while not self._stop_asked.is_set():
-                try:
-                    connection.drain_events(timeout=_POLL_SECONDS)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=_POLL_SECONDS)  # type: ignore[no-untyped-call]
 
 
 def _as_command(body: Any) -> Revoke | None:

@@ -11,33 +11,38 @@ import numpy as np
 
 from broker.scheduler.candidates import Candidates
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.node import Node
+
+_SHAPES = 16
 
 
 class Sleepers:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._numbers: dict[Candidates, int] = {}
         self.forget()
 
     def forget(self) -> None:
         """Wake all of them."""
-        for candidates in getattr(self, "_members", ()):
+        for candidates in self._numbers:
             candidates.wake()
         cluster = self._cluster
-        self._members: list[Candidates] = []
+        self._numbers, self._members = {}, list[Candidates]()
         self._freed, self._described = cluster.freed.end, cluster.described.end
-        self._needs = np.zeros((3, 16, 1), np.int64)
-        self._admits = np.zeros((16, len(cluster.columns.kind)), bool)
+        #: by number of the shape: what it counts (see `Demand.counted`), and the nodes that could ever run it
+        self._needs = np.zeros((3, _SHAPES), np.int64)
+        self._admits = np.zeros((_SHAPES, len(cluster.columns.kind)), bool)
 
     def add(self, candidates: Candidates) -> None:
         """A shape that has just been found to fit nowhere; it may be a member already."""
-        if candidates in self._members:
+        if candidates in self._numbers:
             return
-        number = len(self._members)
+        number = self._numbers[candidates] = len(self._members)
+        self._members.append(candidates)
         if number == len(self._admits):
             self._needs = np.concatenate([self._needs, np.zeros_like(self._needs)], axis=1)
             self._admits = np.concatenate([self._admits, np.zeros_like(self._admits)])
-        self._members.append(candidates)
-        self._needs[:, number, 0] = candidates.demand.counted
+        self._needs[:, number] = candidates.demand.counted
         self._admits[number] = candidates.admits()
 
     def wake(self) -> None:
@@ -50,8 +55,16 @@ class Sleepers:
             self.forget()
             return
         self._freed = cluster.freed.end
+        for row in rows.tolist():
+            node = cluster.rows[row]
+            if node is not None and node.is_open:
+                self._wake_for(node)
+
+    def _wake_for(self, node: Node) -> None:
         count = len(self._members)
-        fits = np.all(cluster.columns.free[:, rows][:, None] >= self._needs[:, :count], axis=0)
-        fits &= self._admits[:count, rows]
-        for number in fits.any(axis=1).nonzero()[0].tolist():
-            self._members[number].wake_for(rows[fits[number]].tolist())
+        gpus, cpus, ram = self._needs[:, :count]
+        fits = self._admits[:count, node.row] & (gpus <= node.idle_gpus)
+        fits &= cpus <= node.cpus_free
+        fits &= ram <= node.ram_free_bytes
+        for number in fits.nonzero()[0].tolist():
+            self._members[number].wake_for(node.row)

@@ -14,7 +14,13 @@ from cyxwiz_tasks.states import JobState
 
 
 @click.command(short_help="List jobs, newest first.")
-@click.option("--state", "states", multiple=True, type=click.Choice(list(JobState)), help="Only these; repeatable.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([state.value for state in JobState]),
+    help="Only these; repeatable.",
+)
 @click.option("--owner")
 @click.option("--name", help="A part of the job's or the task's name.")
 @click.option("--node", help="A node's name.")
@@ -24,7 +30,7 @@ def command(states: tuple[str, ...], limit: int, as_json: bool, **filters: Any) 
     """List jobs, newest first."""
     chosen = {name: value for name, value in filters.items() if value is not None}
     if states:
-        chosen["states"] = [str(state) for state in states]
+        chosen["states"] = list(states)
     with Client() as client:
         rows = client.jobs(limit=limit, **chosen)
     print_json(rows) if as_json else show_jobs(rows, Console())

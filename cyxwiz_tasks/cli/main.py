@@ -120,3 +120,7 @@ def main() -> None:
 
     `cyxwiz demo` shows all of it in a minute; `cyxwiz up` starts it to stay.
     """
+
+
+if __name__ == "__main__":
+    main()

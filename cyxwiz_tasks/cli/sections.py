@@ -28,11 +28,11 @@ class SectionedCommand(click.Command):
         return next((heading for heading, names in self.sections.items() if name in names), "Options")
 
 
-def sectioned(**sections: tuple[str, ...]) -> Callable[[Any], SectionedCommand]:
-    """`click.command()` for a SectionedCommand with these headings."""
+def sectioned(short_help: str, **sections: tuple[str, ...]) -> Callable[[Any], SectionedCommand]:
+    """`click.command(short_help=...)` for a SectionedCommand with these headings."""
 
     def decorate(function: Any) -> SectionedCommand:
-        made = click.command(cls=SectionedCommand, context_settings={"max_content_width": 110})(function)
+        made = click.command(cls=SectionedCommand, short_help=short_help)(function)
         made.sections = sections
         return made
 

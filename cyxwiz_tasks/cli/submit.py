@@ -56,7 +56,11 @@ def _default(field: FieldInfo) -> str | None:
     return None if field.is_required() or field.default in (None, PydanticUndefined) else f"default: {field.default}"
 
 
-@sectioned(Training=tuple(TrainingJob.model_fields), Resources=tuple(Resources.model_fields))
+@sectioned(
+    "Send a training, or a job function, and follow it.",
+    Training=tuple(TrainingJob.model_fields),
+    Resources=tuple(Resources.model_fields),
+)
 @_training_options
 @click.option("--spec", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON or TOML: the fields.")
 @click.option("--task", metavar="MODULE:FUNCTION", help="A @job function instead of a training.")

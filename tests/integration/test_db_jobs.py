@@ -113,6 +113,17 @@ def test_waiting_times_count_from_now(record):
     assert second.expires_in_seconds is None
 
 
+def test_what_waits_is_streamed_and_nothing_else(record, monkeypatch):
+    monkeypatch.setattr(jobs, "_WAITING", jobs._WAITING.execution_options(yield_per=2))
+    ids = [answer.job_id for answer in record.accept(*(new_job() for _ in range(5)))]
+
+    def read_then_write(tx):
+        found = [job.id for job in jobs.waiting(tx)]
+        return found, jobs.cancel_waiting(tx, record.epoch, found[:1])
+
+    assert record.do(read_then_write) == (ids, ids[:1])
+
+
 def test_messages_come_back_as_they_were(record):
     job = new_job(headers={"id": "x", "deep": {"a": [1, 2.5, None, "ü"]}}, body="b" * 100_000)
     record.accept(job)

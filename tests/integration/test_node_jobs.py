@@ -18,12 +18,12 @@ from broker.embedded import EmbeddedRedis
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.errors import JobFailed
 from cyxwiz_tasks.protocol import INBOX, log_key, node_queue, progress_key
-from cyxwiz_tasks.settings import settings
+from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
-import node_jobs  # noqa: E402
+import node_jobs
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,9 @@ def node(server: str, scheduler: FakeScheduler, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(autouse=True)
-def _the_apps_broker(server: str, node: NodeProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(app, "_server", server)
-    settings.cache_clear()
-    yield
-    app.close()
-    app._pool = None
+def _app(server: str, node: NodeProcess) -> Iterator[None]:
+    with app_on(server):
+        yield
 
 
 def progress_of(scheduler: FakeScheduler, job: str) -> list[dict]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,18 +13,12 @@ import pytest
 from broker.embedded import EmbeddedRedis
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.protocol import BEATS, progress_key, telemetry_key
+from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
-import node_jobs  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def _apps_connections() -> Iterator[None]:
-    yield
-    app.close()
-    app._pool = None
+import node_jobs
 
 
 def test_a_node_keeps_its_id_and_its_folder_is_its_own(broker_url, tmp_path):
@@ -76,11 +69,10 @@ def test_a_node_waits_for_a_broker_and_for_a_scheduler(server_folder, tmp_path):
                 node.ready()
 
 
-def test_jobs_go_on_while_redis_is_away_and_nothing_that_they_said_is_lost(server_folder, tmp_path, monkeypatch):
+def test_jobs_go_on_while_redis_is_away_and_nothing_that_they_said_is_lost(server_folder, tmp_path):
     with EmbeddedRedis(server_folder / "redis") as server:
         url = server.url
-        monkeypatch.setattr(app, "_server", url)
-        with FakeScheduler(url) as scheduler, NodeProcess(url, tmp_path, "--name", "steady") as node:
+        with app_on(url), FakeScheduler(url) as scheduler, NodeProcess(url, tmp_path, "--name", "steady") as node:
             node.ready()
             result = node_jobs.counts_until.delay(str(tmp_path / "go"))
             wait_until((tmp_path / "go.started").exists)
@@ -95,9 +87,9 @@ def test_jobs_go_on_while_redis_is_away_and_nothing_that_they_said_is_lost(serve
             assert node_jobs.add.delay(1, 2).get(timeout=30) == 3
 
 
-def test_an_end_waits_for_a_scheduler_and_its_result_too(broker_url, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "_server", broker_url)
-    with FakeScheduler(broker_url) as scheduler, NodeProcess(broker_url, tmp_path, "--name", "patient") as node:
+def test_an_end_waits_for_a_scheduler_and_its_result_too(broker_url, tmp_path):
+    app_there, scheduler = app_on(broker_url), FakeScheduler(broker_url)
+    with app_there, scheduler, NodeProcess(broker_url, tmp_path, "--name", "patient") as node:
         node.ready()
         (tmp_path / "job").mkdir()
         result = node_jobs.waits.delay(str(tmp_path / "job"))
@@ -111,18 +103,19 @@ def test_an_end_waits_for_a_scheduler_and_its_result_too(broker_url, tmp_path, m
     assert len(scheduler.of("ended", result.id)) >= 2
 
 
-def test_paths_of_submitters_are_used_only_where_the_node_trusts_them(broker_url, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "_server", broker_url)
+def test_paths_of_submitters_are_used_only_where_the_node_trusts_them(broker_url, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "their_jobs.py").write_text("from cyxwiz_tasks import job\n@job\ndef hello():\n    return 'hello'\n")
     header = {"version": 1, "entry": "their_jobs:hello", "path": str(theirs)}
     for options, expected in (((), None), (("--submitted-paths",), "hello")):
-        with FakeScheduler(broker_url) as scheduler:
-            with NodeProcess(broker_url, tmp_path / "home", "--name", "trust", *options) as node:
-                node.ready()
-                result = app.send_task("their_jobs.hello", headers={"cyxwiz": header})
-                ended = scheduler.wait_for("ended", result.id)
+        home = tmp_path / "home"
+        node_process = NodeProcess(broker_url, home, "--name", "trust", *options)
+        with app_on(broker_url), FakeScheduler(broker_url) as scheduler, node_process as node:
+            node.ready()
+            result = app.send_task("their_jobs.hello", headers={"cyxwiz": header})
+            ended = scheduler.wait_for("ended", result.id)
+            del result
         assert ended.result == expected
         if expected is None:
             assert "their_jobs" in ended.message

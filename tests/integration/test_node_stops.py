@@ -15,20 +15,18 @@ from celery.exceptions import TaskRevokedError
 
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.protocol import Stop, control_key
+from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
-import node_jobs  # noqa: E402
+import node_jobs
 
 
 @pytest.fixture
-def scheduler(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeScheduler]:
-    monkeypatch.setattr(app, "_server", broker_url)
-    with FakeScheduler(broker_url) as scheduler:
+def scheduler(broker_url: str) -> Iterator[FakeScheduler]:
+    with app_on(broker_url), FakeScheduler(broker_url) as scheduler:
         yield scheduler
-    app.close()
-    app._pool = None
 
 
 @pytest.fixture
