@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyxwiz_tasks.cli.supervised import SUPERVISOR
 from cyxwiz_tasks.errors import ServerUnavailable
 
 #: pauses before the first, second, ... restart in a row
@@ -48,7 +49,7 @@ class Running:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cyxwiz_tasks.cli.main", *self.service.arguments],
-                env=os.environ | dict(self.service.environment) | {"PYTHONUNBUFFERED": "1", "CYXWIZ_SUPERVISED": "1"},
+                env=os.environ | dict(self.service.environment) | {"PYTHONUNBUFFERED": "1", SUPERVISOR: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

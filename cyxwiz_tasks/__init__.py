@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cyxwiz_tasks.resources import Resources
     from cyxwiz_tasks.states import Priority
     from cyxwiz_tasks.training_job import TrainingJob
+    from cyxwiz_tasks.training_result import TrainingResult
 
 # The decorator's module is `job_task`: a module `job` would take the decorator's place in this package once imported.
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "Priority": "states",
     "Resources": "resources",
     "TrainingJob": "training_job",
+    "TrainingResult": "training_result",
     "app": "celery_app",
     "install": "celery_app",
     "job": "job_task",
@@ -41,6 +43,7 @@ __all__ = [
     "Priority",
     "Resources",
     "TrainingJob",
+    "TrainingResult",
     "__version__",
     "app",
     "errors",

@@ -184,7 +184,8 @@ def _worker() -> dict[str, Any]:
 
 
 app = make_app()
-if _state.default_app is None:
-    # So that a bare `AsyncResult(id)` means this application in a program that has no Celery application of its own: one
+if _state.default_app is None or (_state.default_app.main == "default" and not _state.default_app.configured):
+    # There is none yet, or the placeholder that Celery makes when somebody asks too early and that nobody has used.
+    # A bare `AsyncResult(id)` then means this application in a program that has no Celery application of its own: one
     # that it makes, before or after, takes precedence, and so does `set_default()`.
     app.set_default()

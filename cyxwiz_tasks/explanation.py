@@ -6,17 +6,15 @@ from typing import Any
 
 
 class Explanation:
-    """`str()` is the text for people, a sentence a line; `facts` is what it is made of, as counts and names."""
+    """`str()` is the text for people, for a waiting job a sentence a line; `facts` are the counts behind it."""
 
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self.facts = facts
-
-    @property
-    def sentences(self) -> list[str]:
-        return [str(sentence) for sentence in self.facts.get("sentences", ())]
+    def __init__(self, value: dict[str, Any]) -> None:
+        #: the whole answer: `text`, and where there are any `job`, `state` and `facts`
+        self.value = value
+        self.facts: dict[str, Any] = value.get("facts") or {}
 
     def __str__(self) -> str:
-        return "\n".join(self.sentences)
+        return "\n".join(self.facts.get("sentences") or [str(self.value.get("text", ""))])
 
     def __repr__(self) -> str:
-        return f"<Explanation: {' '.join(self.sentences)}>"
+        return f"<Explanation: {self.value.get('text')}>"

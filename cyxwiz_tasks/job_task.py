@@ -19,6 +19,7 @@ from celery.canvas import Signature
 
 from cyxwiz_tasks.celery_app import INBOX_QUEUE, app
 from cyxwiz_tasks.entry import Entry, entry_of
+from cyxwiz_tasks.ids import new_id
 from cyxwiz_tasks.job_header import changed, fold, os_user
 from cyxwiz_tasks.protocol import INBOX, JobHeader
 from cyxwiz_tasks.resources import Resources
@@ -91,6 +92,7 @@ class JobTask(Task):  # type: ignore[misc]
         Raises InvalidJob that names the option.
         """
         folded = self._folded(options)
+        folded["task_id"] = folded.get("task_id") or new_id()
         # The object itself: an application of the user's own has not declared our queue.
         return super().apply_async(args, kwargs, **folded | {"queue": INBOX_QUEUE})
 

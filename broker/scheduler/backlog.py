@@ -1,7 +1,7 @@
 """Waiting jobs, in the order in which they are placed: priority first, then by sequence number.
 
 They are grouped into queues of equal shape and priority, so whoever looks for work looks at as many heads as there are
-kinds of work. A job costs its id and its number: about 130 to 190 bytes with the text of the id (docs/performance.md).
+kinds of work. A job costs its id and its number: about 170 bytes with the text of the id (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -34,21 +34,28 @@ class Candidates:
         self.asleep = False
         #: of a shape that slept: the only nodes that can have room for it
         self._woken_for: list[int] = []
+        #: the best node of the last search is the only one
+        self._alone = False
         self._cluster = cluster
         self._admission = Admission(resources)
-        self._counted = np.array(self.demand.counted).reshape(3, 1)
+        self._counted = np.array(self.demand.counted).reshape(4, 1)
         self._rebuild()
 
     def best(self) -> int | None:
         """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
         if self._woken_for:
             rows, self._woken_for = self._woken_for, []
-            if not sum([self._rate_one(row) for row in rows]):
+            fitting = [row for row in rows if self._rate_one(row)]
+            if not fitting:
                 self.asleep = True
                 return None
             self._read_up()
+            if len(set(fitting)) == 1:
+                self._alone = True
+                return fitting[0]
         elif self._changed != self._cluster.changed.end:
             self._catch_up()
+        self._alone = False
         row = int(self._live.argmax())
         if self._live.item(row) == _NOWHERE:
             self.asleep = True
@@ -73,6 +80,8 @@ class Candidates:
 
     def next_best(self, row: int, count: int) -> list[tuple[int, float]]:
         """Up to `count` (row, score) after the best one, `row`."""
+        if self._alone:
+            return []
         scores, hidden = self._live, [(row, self._live.item(row))]
         scores[row] = _NOWHERE
         while len(hidden) <= count:
@@ -114,15 +123,15 @@ class Candidates:
             if described is None or self._size_version != cluster.size_version:
                 self._rebuild()
                 return
-            self._judge(described)
+            self._judge(np.array(described, np.int32))
         changed = cluster.changed.since(self._changed)
         if changed is None:
             self._rebuild()
             return
         if len(changed) > SCALAR_ROWS:
-            self._rate(changed)
+            self._rate(np.array(changed, np.int32))
         else:
-            for row in set(changed.tolist()):
+            for row in set(changed):
                 self._rate_one(row)
         self._read_up()
 
@@ -173,6 +182,7 @@ class Candidates:
             or not node.is_open
             or node.cpus_free < demand.cpus
             or node.ram_free_bytes < demand.ram_bytes
+            or node.most_gpu_free < demand.gpu_memory_bytes
             or (node.idle_gpus < demand.gpus and not demand.shared)
         ):
             self._scores[row] = _NOWHERE

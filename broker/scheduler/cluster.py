@@ -11,9 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
 from broker.scheduler.node import Holding, Node
@@ -25,26 +22,27 @@ from db.models import NodeState
 #: One row's width is that of the node with most GPUs: a node that claimed a million would take the memory of all.
 MAX_GPUS = 256
 _LOG_ROWS = 8192
+#: looked up once: reaching an enum's member costs more than comparing it
+_UP = NodeState.UP
 
 
 class ChangeLog:
     """Row numbers in the order in which they changed, with a bounded memory."""
 
     def __init__(self) -> None:
-        self._rows = np.empty(_LOG_ROWS, np.int32)
+        self._rows: list[int] = []
         self._start = 0
         self.end = 0
 
     def append(self, row: int) -> None:
-        at = self.end - self._start
-        if at == _LOG_ROWS:
-            self._start, at = self.end, 0
-        self._rows[at] = row
+        if len(self._rows) == _LOG_ROWS:
+            self._start, self._rows = self.end, []
+        self._rows.append(row)
         self.end += 1
 
-    def since(self, position: int) -> NDArray[np.int32] | None:
+    def since(self, position: int) -> list[int] | None:
         """The rows that changed since `end` was `position`, perhaps several times each; None: that is forgotten."""
-        return None if position < self._start else self._rows[position - self._start : self.end - self._start]
+        return None if position < self._start else self._rows[position - self._start :]
 
 
 class Cluster:
@@ -161,7 +159,8 @@ class Cluster:
 
     def take_at(self, node: Node, job_id: str, demand: Demand, positions: tuple[int, ...]) -> None:
         """Book a job on GPUs at these places of the node's list."""
-        self.release(job_id)
+        if job_id in self._node_of_job:
+            self.release(job_id)
         node.take(job_id, Holding(demand, positions))
         self._node_of_job[job_id] = node
         self._update(node, positions)
@@ -177,8 +176,9 @@ class Cluster:
 
     def _update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
         was_open = node.is_open
-        node.is_open = node.slots_free > 0 and node.state == NodeState.UP
+        node.is_open = node.slots_free > 0 and node.state == _UP
         node.standing = standing(node, self.weights)
+        node.most_gpu_free = max(0, *node.gpu_free) if node.gpu_free else 0
         self.columns.update(node, positions)
         self.open_nodes += node.is_open - was_open
         self.changed.append(node.row)

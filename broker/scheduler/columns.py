@@ -48,8 +48,8 @@ class Columns:
         self.mixed = np.zeros(rows, bool)
         self.any_mixed = False
         #: what is free, in the order of `Demand.counted`: GPUs that nobody uses, or -1 while the node takes no job at
-        #: all (not up, no free slot); CPU cores; bytes of memory. Of shape (3, rows).
-        self.free = np.full((3, rows), -1, np.int64)
+        #: all (not up, no free slot); CPU cores; bytes of memory; bytes of the GPU with most free. Of shape (4, rows).
+        self.free = np.full((4, rows), -1, np.int64)
         self.gpu_free = np.full((rows, gpus), -1, np.int64)
         self.standing = np.zeros(rows, np.float64)
 
@@ -87,6 +87,7 @@ class Columns:
         self.free[0, row] = node.idle_gpus if node.is_open else -1
         self.free[1, row] = node.cpus_free
         self.free[2, row] = node.ram_free_bytes
+        self.free[3, row] = node.most_gpu_free
         for at in range(len(node.gpu_free)) if positions is None else positions:
             self.gpu_free[row, at] = node.gpu_free[at]
         self.standing[row] = node.standing

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from broker.scheduler import explaining
 from broker.scheduler.ending import finish
-from broker.scheduler.explaining import explain
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
@@ -46,7 +46,7 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
 def answer(turn: Turn, question: Why) -> None:
     """Reply to `why` with what the leader knows now."""
     try:
-        reply = Reply(value=explain(turn, question))
+        reply = Reply(value=explaining.answer(turn, question))
     except CyxwizError as error:
         reply = _refusal(error)
     turn.outbox.reply(question.reply_to, reply)

@@ -22,8 +22,9 @@ class Demand(NamedTuple):
     gpu_memory_bytes: int
     cpus: int
     ram_bytes: int
-    #: what is told by counting: GPUs that must be idle (0 where shared), CPU cores, bytes of memory
-    counted: tuple[int, int, int]
+    #: what is told by counting: GPUs that must be idle (0 where shared), CPU cores, bytes of memory, and bytes that
+    #: some GPU must have free (0 where not shared)
+    counted: tuple[int, int, int, int]
     #: memory of each GPU that the score compares with what a GPU has
     wished_gpu_memory_bytes: int
 
@@ -32,13 +33,14 @@ class Demand(NamedTuple):
 def _demand(shape: str) -> Demand:
     resources = Resources.model_validate_json(shape)
     wished, ram_bytes = resources.gpu_memory_bytes.min_bytes, nominal(resources.ram_bytes.min_bytes)
+    shared_bytes = max(1, nominal(wished)) if resources.shared else 0
     return Demand(
         gpus=resources.gpus,
         shared=resources.shared,
-        gpu_memory_bytes=max(1, nominal(wished)) if resources.shared else 0,
+        gpu_memory_bytes=shared_bytes,
         cpus=resources.cpus,
         ram_bytes=ram_bytes,
-        counted=(0 if resources.shared else resources.gpus, resources.cpus, ram_bytes),
+        counted=(0 if resources.shared else resources.gpus, resources.cpus, ram_bytes, shared_bytes),
         wished_gpu_memory_bytes=wished or UNSTATED_GPU_MEMORY_BYTES,
     )
 

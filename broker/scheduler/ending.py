@@ -12,6 +12,7 @@ import logging
 import time
 from typing import Any
 
+from broker.scheduler.backlog import Waiting
 from broker.scheduler.log_lines import line
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, JobFailed
@@ -55,9 +56,9 @@ def lose(turn: Turn, job_ids: list[str], cause: Cause, message: str, *, stop: bo
     return taken
 
 
-def wait_again(turn: Turn, job_id: str, waiting: Any, message: str) -> None:
+def wait_again(turn: Turn, job_id: str, waiting: Waiting, message: str, *, pause_seconds: float = 0.0) -> None:
     """A job goes back to the queue, and whoever watches it is told why."""
-    turn.memory.wait(waiting)
+    turn.memory.wait(waiting, time.monotonic() + pause_seconds if pause_seconds else None)
     turn.look_up([job_id])
     if turn.wants_result(job_id):
         turn.outbox.state(job_id, ACCEPTED, {"message": message})

@@ -1,12 +1,58 @@
-"""The leader's answer to `why`: where a job stands, and what would have to change for it to run."""
+"""The leader's answer to `why`: where a job stands, and while it waits, what would have to change for it to run."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from broker.scheduler import explain
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks.errors import InvalidJob, NotFound
 from cyxwiz_tasks.protocol import Why
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import LIVE_ATTEMPT_STATES, TERMINAL_JOB_STATES, JobState
+from db import job_pages
 
 
-def explain(turn: Turn, question: Why) -> dict[str, Any]:
-    return {"text": "soon"}
+def answer(turn: Turn, question: Why) -> dict[str, Any]:
+    """`text` for people; `job` and `state` for a job; and `facts`, the counts of `broker.scheduler.explain`.
+
+    Raises NotFound, and InvalidJob for a question without a job and without resources.
+    """
+    if question.job is None:
+        if question.resources is None:
+            raise InvalidJob("why", "names neither a job nor resources")
+        return _explained(explain.why(turn.memory.cluster, turn.memory.backlog, question.resources))
+    page = job_pages.get(turn.tx, question.job)
+    if page is None:
+        raise NotFound(f"there is no job {question.job}: `cyxwiz jobs` lists what there is")
+    known = {"job": page["id"], "state": page["state"]}
+    if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
+        resources = Resources.parse(page["resources"])
+        found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
+        return known | _explained(found)
+    return known | {"text": _sentence(page)}
+
+
+def _explained(found: explain.Explanation) -> dict[str, Any]:
+    return {"text": str(found), "facts": found.model_dump(mode="json")}
+
+
+def _sentence(page: dict[str, Any]) -> str:
+    state, node = page["state"], page["node"]
+    if state in LIVE_ATTEMPT_STATES:
+        scores = page["attempt_list"][-1]["scores"] or {}
+        verb = "runs on" if state == JobState.RUNNING else "was given to"
+        text = f"The job {verb} node {node}, attempt {page['attempts']}."
+        if scores:
+            parts = ", ".join(f"{name} {value:.2f}" for name, value in scores["parts"].items())
+            text += f" Its score was the best, {scores['score']:.2f} ({parts})"
+            others = ", ".join(f"{name} {value:.2f}" for name, value in scores["next"])
+            text += f"; next: {others}." if others else "."
+        return text + (" Its cancellation was asked for." if page["cancel_requested_at"] else "")
+    if state == JobState.PENDING:
+        return f"The job waits for its time: it starts at {page['not_before'] or 'any moment'} at the earliest."
+    if state in TERMINAL_JOB_STATES:
+        where = f" on node {node}" if node else ""
+        why = f": {page['message']}" if page["message"] else ""
+        return f"The job is {state}{where}{why}{'' if why.endswith('.') else '.'}"
+    return f"The job is held until somebody releases it: {page['message'] or page['cause']}."

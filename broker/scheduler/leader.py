@@ -27,8 +27,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from broker.scheduler import accepting, commands, placing, reports
 from broker.scheduler.backend_words import speak
-from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.duty import Duty
+from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
 from broker.scheduler.duties.processing_lists import ProcessingLists
@@ -92,6 +92,7 @@ class Leader:
         finally:
             listener.stop()
             self._hand_over()
+            listener.join()
 
     def step(self) -> None:
         """Wait for something to do, and do all of it."""

@@ -25,6 +25,8 @@ MESSAGE_LIMIT_BYTES = 1024 * 1024
 #: above this not even the sender is looked up
 _UNREAD_BYTES = 8 * MESSAGE_LIMIT_BYTES
 
+#: beyond them `datetime` and PostgreSQL disagree on what a time is
+_FIRST_YEAR, _LAST_YEAR = 1970, 2999
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,500}")
 
@@ -131,8 +133,9 @@ def _header(ours: Any) -> JobHeader:
             f"the message has version {ours.get('version')!r} of the protocol and this scheduler speaks {VERSION}: "
             "use the same release of cyxwiz-tasks on both sides"
         )
+    resources = _resources(json.dumps(ours.get("resources") or {}))
     try:
-        return JobHeader.model_validate(ours | {"resources": _resources(json.dumps(ours.get("resources") or {}))})
+        return JobHeader.model_validate(ours | {"resources": resources})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or HEADER
@@ -141,8 +144,11 @@ def _header(ours: Any) -> JobHeader:
 
 @lru_cache(maxsize=4096)
 def _resources(text: str) -> Resources:
-    """Few kinds of work make up most jobs, and checking the texts of a requirement takes longer than all the rest."""
-    return Resources.model_validate_json(text)
+    """Few kinds of work make up most jobs, and checking the texts of a requirement takes longer than all the rest.
+
+    Raises InvalidJob.
+    """
+    return Resources.parse(json.loads(text))
 
 
 def _moment(field: str, value: Any) -> datetime | None:
@@ -152,6 +158,8 @@ def _moment(field: str, value: Any) -> datetime | None:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise InvalidJob(field, f"{value!r} is not a time in ISO 8601") from None
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise InvalidJob(field, f"{value!r} is not a time between the years 1970 and 2999")
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -32,6 +32,7 @@ class Node:
         "incarnation",
         "is_open",
         "mixed",
+        "most_gpu_free",
         "name",
         "node_id",
         "ram_free_bytes",
@@ -54,6 +55,8 @@ class Node:
     #: kept by the cluster: `scoring.standing`, and whether it takes a job at all (it is up and has a free slot)
     standing: float
     is_open: bool
+    #: kept by the cluster, too: free bytes of the GPU with most of them; 0 without GPUs
+    most_gpu_free: int
 
     def __init__(self, row: int, node_id: str) -> None:
         self.row = row

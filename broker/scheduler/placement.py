@@ -65,7 +65,9 @@ class Placer:
         at = 0
         while at < len(order) and len(placed) < limit and cluster.open_nodes:
             queue = order[at][3]
-            candidates = self._candidates.get(queue.shape) or self._new_candidates(queue.resources)
+            candidates = self._candidates.get(queue.shape)
+            if candidates is None:
+                candidates = self._new_candidates(queue.resources)
             if candidates.asleep:
                 at += 1
             elif (row := candidates.best()) is None:

@@ -34,6 +34,7 @@ class QueryServer(threading.Thread):
         self._stop_asked = threading.Event()
 
     def stop(self) -> None:
+        """Answer what it is at, and end."""
         self._stop_asked.set()
         self.join()
 

@@ -84,8 +84,12 @@ def give_up(turn: Turn, node_id: str, state: NodeState) -> None:
 
 
 def _stop_what_is_not_current(turn: Turn, report: Register) -> None:
-    """A node that was given up may still run what others have by now."""
-    current = {live.token for _, live in turn.memory.on_node(report.node)}
+    """A node that was given up may run what others have by now; and it may not have heard that a job was cancelled."""
+    current = {live.token: (job_id, live) for job_id, live in turn.memory.on_node(report.node)}
     for token in report.running:
         if token not in current:
             turn.outbox.control(report.node, Stop(job="", token=token, grace_seconds=0))
+    for token, (job_id, live) in current.items():
+        if live.cancel_asked:
+            grace = turn.settings.stop_grace_seconds
+            turn.outbox.control(report.node, Stop(job=job_id, token=token, grace_seconds=grace))

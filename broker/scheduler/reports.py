@@ -1,7 +1,7 @@
 """What nodes report: one function per kind, each for all reports of its kind in a turn.
 
 The kinds are handled in the order in which one node can have sent them: an attempt starts, tells and ends before its
-node registers again or leaves. An end is answered only after the commit, so a result that anybody sees is in the record.
+node registers again or leaves. An end is answered after the commit, so a result that anybody sees is in the record.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _ENDS = {
     "cancelled": (AttemptState.CANCELLED, JobState.CANCELLED),
     "preempted": (AttemptState.PREEMPTED, JobState.PENDING),
 }
+#: A task that retries itself publishes its next message and then gives its place back. The message comes by another
+#: list: so long it may take, lest the old one is placed once more in between.
+_PREEMPTED_PAUSE_SECONDS = 0.5
 #: ends that say something of the node and nothing of the job, which is tried again elsewhere
 NODE_FAULTS = frozenset({Cause.NODE_LOST, Cause.HARDWARE})
 
@@ -72,13 +75,9 @@ def started(turn: Turn, reports: list[Started]) -> None:
 
 
 def told(turn: Turn, reports: list[Metrics]) -> None:
-    for report in reports:
-        rows = _valid(
-            turn,
-            list(report.rows),
-            lambda row, of=report: NewMetric(of.job, of.token, of.node, _moment(row), dict(row)),
-        )
-        turn.counts["metrics"] += metrics.append(turn.tx, [row for _, row in rows])
+    told = [(report, row) for report in reports for row in report.rows]
+    rows = _valid(turn, told, lambda one: NewMetric(one[0].job, one[0].token, one[0].node, _moment(one[1]), one[1]))
+    turn.counts["metrics"] += metrics.append(turn.tx, [row for _, row in rows])
 
 
 def ended(turn: Turn, reports: list[Ended]) -> None:
@@ -125,7 +124,8 @@ def _settle(turn: Turn, report: Ended, ending: Ending, answer: Settled) -> None:
         elif ending.cause in NODE_FAULTS:
             failed_a_job(turn, report.node)
     if answer.job_state == JobState.PENDING and live is not None:
-        wait_again(turn, report.job, live.waiting, report.message or f"attempt {report.attempt} gave its place back")
+        message = report.message or f"attempt {report.attempt} gave its place back"
+        wait_again(turn, report.job, live.waiting, message, pause_seconds=_PREEMPTED_PAUSE_SECONDS)
     elif answer.job_state is not None and answer.job_state != JobState.PENDING:
         turn.outbox.update(
             report.job,

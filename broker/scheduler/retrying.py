@@ -12,6 +12,7 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
 from db import attempts, jobs
 from db.attempts import Ending
@@ -47,4 +48,6 @@ def _end_attempt(turn: Turn, job_id: str, message: str) -> bool:
     ending = Ending(job_id, live.token, live.node_id, AttemptState.FAILED, JobState.PENDING, Cause.ERROR, message)
     [settled] = attempts.end(turn.tx, turn.epoch, [ending])
     turn.memory.ended(job_id)
+    # Its process has ended before it published the retry; this stops one that was placed again in the meantime.
+    turn.outbox.control(live.node_id, Stop(job=job_id, token=live.token, grace_seconds=0))
     return settled.job_state == JobState.PENDING

@@ -23,7 +23,7 @@ from cyxwiz_tasks.protocol import COMMANDS, Message
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.2
 _PAUSE_SECONDS = 1.0
 #: ids in one broadcast; Celery's own workers remember no more revoked ids than this
 _LIMIT = 50_000
@@ -46,8 +46,8 @@ class RevokeListener(threading.Thread):
         self._stop_asked = threading.Event()
 
     def stop(self) -> None:
+        """Ask it to end; `join()` waits for that."""
         self._stop_asked.set()
-        self.join()
 
     def run(self) -> None:
         errors: tuple[type[Exception], ...] = (

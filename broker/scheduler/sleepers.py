@@ -30,8 +30,8 @@ class Sleepers:
         self._numbers, self._members = {}, list[Candidates]()
         self._freed, self._described = cluster.freed.end, cluster.described.end
         #: by number of the shape: what it counts (see `Demand.counted`), and the nodes that could ever run it
-        self._needs = np.zeros((3, _SHAPES), np.int64)
-        self._admits = np.zeros((_SHAPES, len(cluster.columns.kind)), bool)
+        self._needs = np.zeros((4, _SHAPES), np.int64)
+        self._admits = np.zeros((len(cluster.columns.kind), _SHAPES), bool)
 
     def add(self, candidates: Candidates) -> None:
         """A shape that has just been found to fit nowhere; it may be a member already."""
@@ -39,11 +39,11 @@ class Sleepers:
             return
         number = self._numbers[candidates] = len(self._members)
         self._members.append(candidates)
-        if number == len(self._admits):
+        if number == self._admits.shape[1]:
             self._needs = np.concatenate([self._needs, np.zeros_like(self._needs)], axis=1)
-            self._admits = np.concatenate([self._admits, np.zeros_like(self._admits)])
+            self._admits = np.concatenate([self._admits, np.zeros_like(self._admits)], axis=1)
         self._needs[:, number] = candidates.demand.counted
-        self._admits[number] = candidates.admits()
+        self._admits[:, number] = candidates.admits()
 
     def wake(self) -> None:
         """Wake whoever may fit a node that was freed since the last call."""
@@ -55,16 +55,19 @@ class Sleepers:
             self.forget()
             return
         self._freed = cluster.freed.end
-        for row in rows.tolist():
+        if not self._members:
+            return
+        for row in set(rows):
             node = cluster.rows[row]
             if node is not None and node.is_open:
                 self._wake_for(node)
 
     def _wake_for(self, node: Node) -> None:
         count = len(self._members)
-        gpus, cpus, ram = self._needs[:, :count]
-        fits = self._admits[:count, node.row] & (gpus <= node.idle_gpus)
+        gpus, cpus, ram, on_a_gpu = self._needs[:, :count]
+        fits = self._admits[node.row, :count] & (gpus <= node.idle_gpus)
         fits &= cpus <= node.cpus_free
         fits &= ram <= node.ram_free_bytes
+        fits &= on_a_gpu <= node.most_gpu_free
         for number in fits.nonzero()[0].tolist():
             self._members[number].wake_for(node.row)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cyxwiz_tasks import errors
+from cyxwiz_tasks.cli.supervised import end_with_supervisor
 from cyxwiz_tasks.version import __version__
 
 #: Commands of this package by module. The other packages' are entry points of this group.
@@ -120,6 +121,7 @@ def main() -> None:
 
     `cyxwiz demo` shows all of it in a minute; `cyxwiz up` starts it to stay.
     """
+    end_with_supervisor()
 
 
 if __name__ == "__main__":

@@ -18,4 +18,4 @@ def command(as_json: bool, **options: Any) -> None:
     resources = resources_of(options)
     with Client() as client:
         found = client.plan(resources)
-    print_json(found.facts) if as_json else click.echo(str(found))
+    print_json(found.value) if as_json else click.echo(str(found))

@@ -15,4 +15,4 @@ def command(id: str, as_json: bool) -> None:
     """Say where a job stands and, while it waits, what would make it fit."""
     with Client() as client:
         found = client.why(find_id(client, id))
-    print_json(found.facts) if as_json else click.echo(str(found))
+    print_json(found.value) if as_json else click.echo(str(found))

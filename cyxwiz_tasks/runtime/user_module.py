@@ -31,7 +31,6 @@ def find_task(name: str, entry: str | None, paths: Sequence[str], node: str) -> 
         return TASKS[name]
     module_name, _, qualname = entry.partition(":")
     sys.path[:0] = [path for path in paths if path not in sys.path]
-    importlib.invalidate_caches()
     where = f"node {node}, which searched {', '.join(paths) or 'its installed packages alone'}"
     try:
         module = importlib.import_module(module_name)

@@ -7,7 +7,7 @@ import json
 import lab_jobs
 import pytest
 
-from cyxwiz_tasks import Client, Resources
+from cyxwiz_tasks import Resources
 from cyxwiz_tasks.errors import InvalidJob, JobFailed
 
 
@@ -89,7 +89,7 @@ def test_a_job_runs_on_a_node_that_fits_and_the_record_says_what_it_ran_on(labor
 
 
 def test_the_same_id_or_key_is_the_same_job(laboratory):
-    client = Client()
+    client = laboratory.client
     first = lab_jobs.add.submit(4, 4)
     again = client.submit(lab_jobs.add.s(4, 4), id=first.id)
     assert again.id == first.id
@@ -113,4 +113,4 @@ def test_bad_input_is_refused_with_the_field_and_what_to_write(laboratory):
     with pytest.raises(InvalidJob, match=r"gpu_memory.*24GB"):
         lab_jobs.add.options(resources={"gpu_memory": "much"}).submit(1, 1)
     with pytest.raises(InvalidJob, match="id"):
-        Client().submit(lab_jobs.add.s(1, 1), id="")
+        laboratory.client.submit(lab_jobs.add.s(1, 1), id="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,16 +17,17 @@ def app_on(url: str) -> Iterator[None]:
         patch.setattr(app, "_server", url)
         _forget()
         yield
-        # Results that are still alive unsubscribe when they go: that takes the server that they came from.
-        gc.collect()
         _forget()
 
 
 def _forget() -> None:
     # What Celery does in a forked process: connections and producers are made anew.
     app._after_fork()
-    if app._backend_cache is not None:
-        app._backend_cache.result_consumer.stop()
+    for backend in (app._backend_cache, getattr(app._local, "backend", None)):
+        if backend is not None:
+            # A result that a test still holds unsubscribes when it goes, from a server that is gone by then.
+            backend.result_consumer.cancel_for = lambda task_id: None
+            backend.result_consumer.stop()
     app._backend_cache = None
     with suppress(AttributeError):
         del app._local.backend

@@ -28,3 +28,14 @@ def record(engine) -> Iterator:
     record.node_id = record.register()
     yield record
     leadership.release()
+
+
+@pytest.fixture
+def plane(broker_url: str, database_url: str, engine) -> Iterator:
+    """A Redis, a record and a client; the record is in order when the test is over."""
+    from tests.integration.control_plane import ControlPlane
+
+    plane = ControlPlane(broker_url, database_url, engine)
+    yield plane
+    plane.close()
+    assert plane.broken_rules() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from sqlalchemy import Engine
 from broker.scheduler.command import run_scheduler
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.client import Client
+from cyxwiz_tasks.envelope import envelope
+from cyxwiz_tasks.ids import new_id
 from cyxwiz_tasks.protocol import HEADER, INBOX
 from cyxwiz_tasks.settings import Settings
 from db import events, job_pages
@@ -32,6 +35,7 @@ class ControlPlane:
             broker_url=SecretStr(broker_url), database_url=SecretStr(database_url), **given | settings
         )
         self.redis = redis.Redis.from_url(broker_url, protocol=2)
+        self.redis_number = int(broker_url.rsplit("/", 1)[1])
         self.app = make_app(broker_url)
         self.client = Client(broker_url)
         self.nodes: list[FakeNode] = []
@@ -61,6 +65,15 @@ class ControlPlane:
     def signature(self, number: int = 1, **options: Any) -> Any:
         """A job's signature, as a task of the user's would make it."""
         return self.app.signature("tests.add", (number,), queue=INBOX, headers={HEADER: {"version": 1}}, **options)
+
+    def redis_message(self, signature: Any, **options: Any) -> dict[str, Any]:
+        """The message of a signature, as kombu leaves it in Redis, without sending it."""
+        job_id = options.pop("task_id", None) or new_id()
+        return dict(
+            json.loads(
+                envelope(self.app, signature.task, job_id, (signature.args, {}), {**signature.options, **options})
+            )
+        )
 
     def job(self, job_id: str) -> dict[str, Any]:
         with self.engine.connect() as tx:

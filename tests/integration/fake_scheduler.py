@@ -37,9 +37,11 @@ class FakeScheduler:
         #: whether the end of an attempt is confirmed as its job's current one
         self.commits: Callable[[Ended], bool] = lambda _: True
         self.answers = True
+        self._quiet = threading.Event()
         self._tokens = itertools.count(1)
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._take_reports, self._take_jobs)]
+        steps = (self._take_report, self._take_job)
+        self._threads = [threading.Thread(target=self._repeat, args=(step,), daemon=True) for step in steps]
 
     def __enter__(self) -> FakeScheduler:
         for thread in self._threads:
@@ -69,6 +71,11 @@ class FakeScheduler:
             time.sleep(0.005)
         return found[-1]
 
+    def fall_silent(self) -> None:
+        """Answer nothing until `answers` is True again."""
+        self.answers = False
+        assert self._quiet.wait(5)
+
     def stop_job(self, job: str, outcome: str = "cancelled", grace_seconds: float = 2.0) -> None:
         assert self.node is not None
         given = self.assignments[job]
@@ -90,23 +97,34 @@ class FakeScheduler:
         message["properties"]["delivery_info"] = {"exchange": "", "routing_key": node_queue(given.node)}
         self.client.lpush(node_queue(given.node), json.dumps(message))
 
-    def _take_reports(self) -> None:
+    def _repeat(self, step: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
-            if not self.answers or (taken := self.client.brpop([REPORTS], timeout=0.2)) is None:
-                self._stopping.wait(0.02 if not self.answers else 0)
-                continue
-            report = REPORT.validate_json(taken[1])
-            if isinstance(report, Register):
-                self.node = report
-            if getattr(report, "reply_to", None):
-                committed = self.commits(report) if isinstance(report, Ended) else True
-                self.client.lpush(report.reply_to, ReportReply(committed=committed).model_dump_json())
-                self.client.expire(report.reply_to, 60)
-            self.reports.append(report)
+            try:
+                if not step():
+                    self._stopping.wait(0.02)
+            except redis.ConnectionError:
+                self._stopping.wait(0.1)
 
-    def _take_jobs(self) -> None:
-        while not self._stopping.is_set():
-            if self.node is None or (taken := self.client.brpop([INBOX], timeout=0.2)) is None:
-                self._stopping.wait(0.02 if self.node is None else 0)
-                continue
+    def _take_report(self) -> bool:
+        self._quiet.clear()
+        if not self.answers:
+            self._quiet.set()
+            return False
+        if (taken := self.client.brpop([REPORTS], timeout=0.2)) is None:
+            return True
+        report = REPORT.validate_json(taken[1])
+        if isinstance(report, Register):
+            self.node = report
+        if getattr(report, "reply_to", None):
+            committed = self.commits(report) if isinstance(report, Ended) else True
+            self.client.lpush(report.reply_to, ReportReply(committed=committed).model_dump_json())
+            self.client.expire(report.reply_to, 60)
+        self.reports.append(report)
+        return True
+
+    def _take_job(self) -> bool:
+        if self.node is None:
+            return False
+        if (taken := self.client.brpop([INBOX], timeout=0.2)) is not None:
             self.publish(taken[1])
+        return True

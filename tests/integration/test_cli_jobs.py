@@ -84,7 +84,7 @@ def answer(request: dict[str, Any]) -> Reply:
         case {"name": "nodes"}:
             return Reply(value=[NODE])
         case {"kind": "why"}:
-            return Reply(value={"sentences": ["No node here has a GPU.", "Start a worker."], "nodes": 1})
+            return Reply(value={"text": "No node here has a GPU.", "facts": {"nodes": 1}})
         case _:
             return Reply(value={"state": "REVOKED"})
 
@@ -194,7 +194,7 @@ def test_lists_and_pages(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
 
 
 def test_an_id_may_be_shortened_if_no_other_job_has_it(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
-    assert cyxwiz("why", "002").output == "No node here has a GPU.\nStart a worker.\n"
+    assert cyxwiz("why", "002").output == "No node here has a GPU.\n"
     assert peer.requests[-1]["job"] == TWO
     several = cyxwiz("why", "0190")
     assert (several.exit_code, "fits 2 jobs" in several.stderr) == (2, True)
@@ -206,7 +206,7 @@ def test_cancel_and_plan(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     done = cyxwiz("cancel", ONE, TWO, "--reason", "not needed")
     assert done.output.split() == [ONE, "cancelled", TWO, "cancelled"]
     assert [request["reason"] for request in peer.requests] == ["not needed"] * 2
-    assert json.loads(cyxwiz("plan", "--gpus", "9", "--json").output)["nodes"] == 1
+    assert json.loads(cyxwiz("plan", "--gpus", "9", "--json").output)["facts"]["nodes"] == 1
     assert peer.requests[-1]["resources"]["gpus"] == 9
 
 

@@ -197,7 +197,9 @@ def test_a_job_that_nobody_recorded(client: Client, peer: SchedulerPeer) -> None
 
 
 def test_commands_reach_the_scheduler(handle: JobHandle, peer: SchedulerPeer) -> None:
-    peer.answer = lambda request: Reply(value={"sentences": ["It waits.", "Ask for less."], "nodes": 2})
+    peer.answer = lambda request: Reply(
+        value={"text": "It waits. Ask for less.", "facts": {"sentences": ["It waits.", "Ask for less."], "nodes": 2}}
+    )
     assert str(handle.why()) == "It waits.\nAsk for less."
     assert handle.client.plan({"gpus": 1}).facts["nodes"] == 2
     handle.cancel("not needed")

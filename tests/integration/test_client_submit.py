@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import pools
 from kombu.transport.redis import Channel
 
 from cyxwiz_tasks import Client, Resources, TrainingJob, errors, job
@@ -30,6 +31,8 @@ def finetune(ctx: Any, rate: float, steps: int = 10) -> float:
 def client(broker_url: str) -> Iterator[Client]:
     with Client(broker_url) as made:
         yield made
+    # Celery's own publisher takes its connections out of kombu's pools, which no application closes.
+    pools.reset()
 
 
 @pytest.fixture

@@ -104,7 +104,8 @@ def test_an_exception_is_the_users_own_with_the_jobs_traceback(scheduler):
     assert 'raise OutOfLuck("no luck left", 7)' in result.traceback
     ended = scheduler.of("ended", result.id)[0]
     assert (ended.outcome, ended.cause, ended.exception) == ("failed", "error", "node_jobs.OutOfLuck")
-    assert ended.traceback.splitlines()[1].strip().startswith('File "') and "node_jobs.py" in ended.traceback
+    assert ended.traceback.splitlines()[1].strip().startswith('File "')
+    assert "node_jobs.py" in ended.traceback
     assert "cyxwiz_tasks" not in ended.traceback
 
 
@@ -121,10 +122,10 @@ def test_text_that_no_database_stores_is_cleaned(scheduler):
         (lambda: node_jobs.is_killed_after.delay("the last line"), "crashed", ["SIGKILL", "lab", "the last line"]),
         (lambda: node_jobs.exits.delay(3), "error", ["status 3", "return a value"]),
         (lambda: node_jobs.exits.delay(0), "error", ["status 0"]),
-        (lambda: node_jobs.runs_out_of_memory.delay(), "out_of_memory", ["4 TB", "ram", "smaller batch"]),
-        (lambda: node_jobs.returns_an_object.delay(), "error", ["type object", "JSON", "ctx.artifacts"]),
+        (node_jobs.runs_out_of_memory.delay, "out_of_memory", ["4 TB", "ram", "smaller batch"]),
+        (node_jobs.returns_an_object.delay, "error", ["type object", "JSON", "ctx.artifacts"]),
         (lambda: node_jobs.returns_much.delay(9000), "error", ["9002 bytes", "8000", "ctx.artifacts"]),
-        (lambda: node_jobs.overstays.delay(), "time_limit", ["0.3 s", "time_limit="]),
+        (node_jobs.overstays.delay, "time_limit", ["0.3 s", "time_limit="]),
         (lambda: node_jobs.overstays.apply_async(time_limit=0.2), "time_limit", ["0.2 s"]),
     ],
 )

@@ -94,7 +94,7 @@ def test_an_end_waits_for_a_scheduler_and_its_result_too(broker_url, tmp_path):
         (tmp_path / "job").mkdir()
         result = node_jobs.waits.delay(str(tmp_path / "job"))
         wait_until((tmp_path / "job" / "pid").exists)
-        scheduler.answers = False
+        scheduler.fall_silent()
         (tmp_path / "job" / "go").touch()
         node.wait_for_text("no scheduler has confirmed its end yet")
         assert result.state == "STARTED"

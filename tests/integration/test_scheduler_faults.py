@@ -1,0 +1,234 @@
+"""Crashes at the worst moments, servers that go away, and two schedulers."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import text
+
+from broker.scheduler import accepting, placing
+from broker.scheduler.leader import Leader
+from cyxwiz_tasks.errors import NotLeader
+from cyxwiz_tasks.protocol import INBOX, REJECTED
+from tests.integration.control_plane import Scheduler
+from tests.integration.waiting import until
+
+
+class Crash(BaseException):
+    """What no handler catches, like a SIGKILL."""
+
+
+@pytest.fixture
+def crash(monkeypatch):
+    """`crash(owner, name)`: the next call of that function is the scheduler's last; it leaves everything as it is."""
+
+    def arm(owner, name):
+        armed = threading.Event()
+        armed.set()
+        original, hand_over = getattr(owner, name), Leader._hand_over
+
+        def die(*args, **kwargs):
+            if armed.is_set():
+                armed.clear()
+                monkeypatch.setattr(Leader, "_hand_over", lambda self: self.inbox.stop())
+                raise Crash
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, die)
+        return lambda: monkeypatch.setattr(Leader, "_hand_over", hand_over)
+
+    return arm
+
+
+def run_until_it_dies(plane, heal):
+    scheduler = Scheduler(plane.settings)
+    scheduler.start()
+    scheduler.wait()
+    assert isinstance(scheduler.error, Crash)
+    heal()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(accepting, "read"), (placing, "place"), (Leader, "publish"), (Leader, "_send")]
+)
+def test_a_crash_anywhere_in_a_turn_loses_nothing_and_doubles_nothing(plane, crash, owner, name):
+    with plane.scheduler():
+        node = plane.node()
+    heal = crash(owner, name)
+    handles = plane.client.submit_many([plane.signature(number) for number in range(3)], wait=False)
+    run_until_it_dies(plane, heal)
+    with plane.scheduler():
+        done = {node.run().job for _ in handles}
+        assert done == {handle.id for handle in handles}
+        assert [plane.job(job_id)["attempts"] for job_id in done] == [1, 1, 1]
+        assert plane.redis.llen(INBOX) == 0
+        until(lambda: not [key for key in plane.redis.keys("cyxwiz.busy.*") if plane.redis.llen(key)])
+
+
+def test_a_crash_after_the_commit_of_an_end_answers_it_by_the_next_leader(plane, crash):
+    with plane.scheduler():
+        node = plane.node()
+        plane.submit()
+        assignment, _ = node.take()
+    heal = crash(Leader, "_send")
+    dying = Scheduler(plane.settings)
+    threading.Thread(target=lambda: (dying.start(), dying.wait(), heal(), survivor.start())).start()
+    survivor = Scheduler(plane.settings)
+    try:
+        assert node.end(assignment, result=5).committed
+        assert plane.job(assignment.job)["result"] == 5
+    finally:
+        survivor.stop()
+
+
+def test_a_standby_answers_queries_and_leads_as_soon_as_the_leader_goes(plane):
+    with plane.scheduler() as first:
+        job_id = plane.submit()
+        with plane.scheduler():
+            node = plane.node()
+            assert node.take()[0].job == job_id
+            first.stop()
+            began = time.monotonic()
+            plane.submit()
+            assert node.take()[0].epoch == 2
+            assert time.monotonic() - began < 2.0
+            assert plane.client.status()["leader"]["epoch"] == 2
+
+
+def test_a_standby_answers_queries_while_nobody_leads(plane):
+    from db.leadership import try_lead
+
+    leadership = try_lead(plane.engine, "somebody who does nothing", silence_seconds=60)
+    with plane.scheduler():
+        assert plane.client.status()["leader"]["holder"] == "somebody who does nothing"
+        leadership.release()
+        plane.submit()
+
+
+def test_a_leader_that_was_replaced_writes_nothing_more_and_stops(plane):
+    scheduler = Scheduler(plane.settings)
+    scheduler.start()
+    node = plane.node()
+    with plane.engine.begin() as tx:
+        tx.execute(text("UPDATE leadership SET epoch = epoch + 1"))
+    handle = plane.client.submit_many([plane.signature(1)], wait=False)[0]
+    scheduler.wait()
+    assert isinstance(scheduler.error, NotLeader)
+    with plane.engine.connect() as tx:
+        assert tx.scalar(text("SELECT count(*) FROM jobs")) == 0
+    with plane.scheduler():
+        assert node.run().job == handle.id
+
+
+def test_messages_that_a_frozen_leader_took_are_given_back(plane):
+    with plane.scheduler():
+        plane.submit()
+        message = plane.client.submit_many
+        assert message is not None
+        plane.redis.sadd("cyxwiz.busy", "cyxwiz.busy.0.0")
+        import json
+
+        late = plane.redis_message(plane.signature(2))
+        plane.redis.lpush("cyxwiz.busy.0.0", json.dumps(late))
+        until(lambda: len(plane.client.jobs()) == 2)
+
+
+def test_a_lost_connection_to_redis_costs_a_moment(plane):
+    with plane.scheduler():
+        node = plane.node()
+        for _ in range(3):
+            plane.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            job_id = plane.submit()
+            assert node.run().job == job_id
+        assert plane.job(job_id)["attempts"] == 1
+
+
+def test_a_redis_that_forgets_everything_costs_no_job(plane):
+    with plane.scheduler():
+        waiting = plane.submit(resources={"gpus": 1})
+        node = plane.node(slots=4)
+        running, assigned = plane.submit(), plane.submit()
+        first, _ = node.take()
+        node.start(first)
+        plane.wait_for(running, "running")
+        plane.redis.flushdb()
+        again, _ = node.take()
+        assert again.job == assigned
+        for assignment in (first, again):
+            assert node.end(assignment).committed
+        assert plane.job(waiting)["state"] == "pending"
+        node.capability = plane.node("big", gpus=1).capability
+        assert plane.nodes[-1].run().job == waiting
+
+
+def test_nobody_is_late_for_a_time_in_which_redis_was_away(plane):
+    with plane.scheduler():
+        node = plane.node()
+        plane.submit()
+        assignment, _ = node.take()
+        node.start(assignment)
+        # Longer than a lease; nothing gets through, for nobody.
+        plane.redis.execute_command("CLIENT", "PAUSE", int(1000 * (plane.settings.lease_seconds + 1.0)))
+        assert node.end(assignment).committed
+        assert plane.job(assignment.job)["attempts"] == 1
+
+
+def test_postgres_ends_every_connection_and_the_next_term_goes_on(plane):
+    with plane.scheduler():
+        node = plane.node()
+        waiting = plane.submit(resources={"gpus": 1})
+        for epoch in (2, 3):
+            with plane.engine.begin() as tx:
+                tx.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name "
+                        "AND datname = current_database()"
+                    ),
+                    {"name": "cyxwiz-scheduler"},
+                )
+            job_id = plane.submit()
+            assignment = node.run()
+            assert (assignment.job, assignment.epoch) == (job_id, epoch)
+        assert plane.job(waiting)["state"] == "pending"
+
+
+def test_a_message_that_no_turn_can_swallow_is_set_aside_alone(plane, monkeypatch):
+    original = accepting._let_wait
+    poison: list[str] = []
+
+    def swallow(turn, submission):
+        if submission.arrival.id in poison:
+            raise ZeroDivisionError
+        original(turn, submission)
+
+    monkeypatch.setattr(accepting, "_let_wait", swallow)
+    messages = [plane.redis_message(plane.signature(number)) for number in range(5)]
+    poison.append(messages[2]["headers"]["id"])
+    import json
+
+    plane.redis.lpush(INBOX, *(json.dumps(message) for message in messages))
+    with plane.scheduler():
+        until(lambda: len(plane.client.jobs()) == 4)
+        assert json.loads(plane.redis.lindex(REJECTED, 0))["reason"].startswith("it failed its turn")
+        node = plane.node()
+        assert len({node.run().job for _ in range(4)}) == 4
+
+
+def test_a_new_leader_finds_places_taken_and_jobs_where_they_were(plane):
+    with plane.scheduler():
+        node = plane.node(slots=2)
+        ids = [plane.submit(number) for number in range(3)]
+        delayed = plane.signature(9).apply_async(countdown=1.5).id
+        places = {assignment.job: assignment for assignment, _ in (node.take(), node.take())}
+        node.start(places[ids[0]])
+        plane.wait_for(ids[0], "running")
+        until(lambda: len(plane.client.jobs()) == 4)
+    with plane.scheduler():
+        again, _ = node.take()
+        assert again == places[ids[1]], "published again, for it may have been lost; started ones are not"
+        assert node.end(places[ids[0]]).committed
+        assert node.take()[0].job == ids[2]
+        assert node.end(places[ids[1]]).committed
+        assert node.take()[0].job == delayed

@@ -1,0 +1,169 @@
+"""Nodes come, go, fall silent and come back."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+from cyxwiz_tasks.protocol import BEATS
+from tests.integration.fake_node import FakeNode
+from tests.integration.waiting import until
+
+
+def state_of(plane, node):
+    return next(row["state"] for row in plane.client.nodes() if row["id"] == node.id)
+
+
+def test_a_silent_node_is_suspect_then_lost_and_its_jobs_run_elsewhere(plane):
+    with plane.scheduler():
+        first = plane.node("first")
+        job_id = plane.submit()
+        lost, _ = first.take()
+        first.start(lost)
+        second = plane.node("second")
+        began = time.monotonic()
+        first.silence()
+        until(lambda: state_of(plane, first) == "suspect")
+        other = plane.submit()
+        assert second.run().job == other, "nothing new for a suspect node"
+        again, _ = second.take()
+        took = time.monotonic() - began
+        assert (again.job, again.attempt) == (job_id, 2)
+        assert again.token > lost.token
+        assert plane.settings.lease_seconds <= took < plane.settings.lease_seconds + 2.0
+        assert state_of(plane, first) == "lost"
+        assert not first.end(lost, result="too late").committed
+        second.start(again)
+        assert second.end(again, result="in time").committed
+        job = plane.job(job_id)
+        assert (job["result"], job["attempts"]) == ("in time", 2)
+        assert ("pending", "node_lost") in plane.causes(job_id)
+
+
+def test_a_suspect_node_that_beats_again_is_up_and_keeps_its_job(plane):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assignment, _ = node.take()
+        node.start(assignment)
+        node.silence()
+        until(lambda: state_of(plane, node) == "suspect")
+        node.beat()
+        until(lambda: state_of(plane, node) == "up")
+        assert node.end(assignment).committed
+        assert plane.job(job_id)["attempts"] == 1
+
+
+def test_a_lost_node_that_returns_is_asked_who_it_is_and_told_what_to_stop(plane):
+    with plane.scheduler():
+        node = plane.node()
+        plane.submit()
+        assignment, _ = node.take()
+        node.start(assignment)
+        node.silence()
+        until(lambda: state_of(plane, node) == "lost")
+        node.beat()
+        assert node.told().kind == "register_again"
+        assert node.register(running=(assignment.token,), beat=False).committed
+        stop = node.told()
+        assert (stop.kind, stop.token) == ("stop", assignment.token)
+        assert node.take()[0].token > assignment.token
+
+
+def test_a_new_start_of_a_node_loses_what_it_no_longer_runs(plane):
+    with plane.scheduler():
+        node = plane.node(slots=2)
+        kept, gone = plane.submit(1), plane.submit(2)
+        assignments = {assignment.job: assignment for assignment, _ in (node.take(), node.take())}
+        node.silence()
+        until(lambda: state_of(plane, node) == "suspect")
+        node.incarnation = "after"
+        assert node.register(running=(assignments[kept].token,)).committed
+        again, _ = node.take()
+        assert (again.job, again.attempt, again.incarnation) == (gone, 2, "after")
+        assert node.end(assignments[kept]).committed
+        assert not node.end(assignments[gone]).committed
+
+
+def test_registering_again_in_the_same_start_loses_nothing(plane):
+    with plane.scheduler():
+        node = plane.node()
+        plane.submit()
+        assignment, _ = node.take()
+        assert node.register(beat=False).committed
+        assert node.end(assignment).committed
+
+
+def test_two_machines_with_one_id_do_not_take_turns(plane):
+    with plane.scheduler():
+        node = plane.node("original")
+        client = redis.Redis.from_url(plane.broker_url, protocol=2)
+        copy = FakeNode(client, "copy", node.id)
+        reply = copy.register()
+        assert not reply.committed
+        assert "beats already" in reply.message
+        assert "folder of its own" in reply.message
+        node.silence()
+        until(lambda: copy.register().committed)
+        plane.nodes.append(copy)
+        assert [row["name"] for row in plane.client.nodes()] == ["copy"]
+
+
+def test_a_node_that_leaves_gives_its_jobs_back_at_once(plane):
+    with plane.scheduler():
+        node = plane.node("leaving")
+        job_id = plane.submit()
+        node.take()
+        staying = plane.node("staying")
+        assert node.leave().committed
+        assert staying.take(2)[0].job == job_id
+        assert state_of(plane, node) == "left"
+        assert plane.redis.zscore(BEATS, node.id) is None
+        assert not node.leave().committed
+
+
+def test_a_job_that_loses_ten_nodes_fails(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.ending.PLACEMENTS_LIMIT", 3)
+    with plane.scheduler():
+        job_id = plane.submit()
+        for number in range(1, 4):
+            node = plane.node(f"node-{number}")
+            assert node.take()[0].attempt == number
+            node.leave()
+        job = plane.wait_for(job_id, "failed")
+        assert job["cause"] == "node_lost"
+        assert "3 times" in job["message"]
+        until(lambda: plane.celery_state(job_id) == "FAILURE")
+
+
+def test_reputation_falls_with_a_loss_and_the_readings_reach_the_record(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.readings.Readings.every_seconds", 0.2)
+    with plane.scheduler():
+        node = plane.node("bad")
+        plane.redis.set(f"cyxwiz.telemetry.{node.id}", '{"cpu_percent": 12.5}')
+        until(lambda: (plane.client.nodes()[0]["telemetry"] or {}).get("cpu_percent") == 12.5)
+        plane.submit()
+        node.start(node.take()[0])
+        node.silence()
+        until(lambda: state_of(plane, node) == "lost")
+        [row] = plane.client.nodes()
+        assert row["reputation"] == 0.8
+        assert row["up_seconds"] > 0
+
+
+def test_a_message_that_got_lost_is_published_again_and_a_node_that_never_starts_it_loses_it(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 1.5)
+    with plane.scheduler():
+        node = plane.node("deaf")
+        job_id = plane.submit()
+        first, one = node.take()
+        second, two = node.take()
+        assert first == second
+        assert one["properties"]["delivery_tag"] != two["properties"]["delivery_tag"]
+        other = plane.node("hears")
+        until(lambda: plane.job(job_id)["node"] == "hears" or plane.job(job_id)["attempts"] > 1)
+        stop = node.told()
+        assert stop.token == first.token
+        assert other is not None
