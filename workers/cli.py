@@ -21,6 +21,9 @@ _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
     "--slots", type=click.IntRange(1, 1024), help="Jobs at a time. Default: one for each GPU, or one without any."
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label that jobs can ask for.")
+@click.option(
+    "--share", default="1/1", show_default=True, help="Part of the machine, where several nodes run on it: 1/2, 2/2."
+)
 @click.option("--region", help="Where this machine stands; jobs can ask for it.")
 @click.option(
     "--path",
@@ -46,6 +49,7 @@ def worker(
     name: str | None,
     slots: int | None,
     labels: tuple[str, ...],
+    share: str,
     region: str | None,
     paths: tuple[str, ...],
     data: tuple[str, ...],
@@ -59,7 +63,7 @@ def worker(
     """
     _set_up_logging()
     try:
-        status = _run(name, slots, labels, region, paths, data, submitted_paths, home)
+        status = _run(name, slots, labels, share, region, paths, data, submitted_paths, home)
     except CyxwizError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
@@ -69,6 +73,7 @@ def _run(
     name: str | None,
     slots: int | None,
     labels: tuple[str, ...],
+    share: str,
     region: str | None,
     paths: tuple[str, ...],
     data: tuple[str, ...],
@@ -82,17 +87,19 @@ def _run(
     from workers.measurements import measured
     from workers.node import JobPaths
     from workers.node_folder import NodeFolder
+    from workers.share import Share, SharedGpus
 
     chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
     # Fails here, with a sentence, where there is no stack.
     chosen.broker()
     folder = NodeFolder(chosen.home, name)
-    gpus = find_gpus()
+    part = Share.parse(share)
+    gpus = SharedGpus(find_gpus(), part)
     capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels))
     code = paths or (str(Path.cwd()),)
     job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths)
     _drop_credentials()
-    return run_node(folder, measured(capability, folder.path), gpus, job_paths, chosen)
+    return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, job_paths, chosen)
 
 
 def _drop_credentials() -> None:

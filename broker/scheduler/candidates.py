@@ -44,15 +44,15 @@ class Candidates:
     def best(self) -> int | None:
         """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
         if self._woken_for:
-            rows, self._woken_for = self._woken_for, []
-            fitting = [row for row in rows if self._rate_one(row)]
+            fitting = self._woken_for = [row for row in self._woken_for if self._rate_one(row)]
             if not fitting:
                 self.asleep = True
                 return None
-            self._read_up()
-            if len(set(fitting)) == 1:
-                self._alone = True
+            self._alone = len(fitting) == 1
+            if self._alone:
                 return fitting[0]
+            self._woken_for = []
+            self._read_up()
         elif self._changed != self._cluster.changed.end:
             self._catch_up()
         self._alone = False
@@ -69,7 +69,7 @@ class Candidates:
 
     def wake_for(self, row: int) -> None:
         """This node may have room by now. Changes nothing for a shape that does not sleep: it reads the log."""
-        if self.asleep or self._woken_for:
+        if (self.asleep or self._woken_for) and row not in self._woken_for:
             self.asleep = False
             self._woken_for.append(row)
 
