@@ -54,6 +54,8 @@ class Application(Celery):  # type: ignore[misc]
     def close(self) -> None:
         """Also close this thread's connections to the result backend, which Celery leaves to the garbage collector."""
         if self._backend is not None:
+            # Or an AsyncResult that is collected later would connect again, to unsubscribe.
+            self._backend.result_consumer.subscribed_to.clear()
             self._backend.result_consumer.stop()
             self._backend.client.connection_pool.disconnect()
         super().close()

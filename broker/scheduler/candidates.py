@@ -33,7 +33,7 @@ class Candidates:
         #: fits nowhere; stays so until `broker.scheduler.sleepers` finds that a node with room for it was freed
         self.asleep = False
         #: of a shape that slept: the only nodes that can have room for it
-        self._woken_for: list[int] = []
+        self._woken_for: set[int] = set()
         #: the best node of the last search is the only one
         self._alone = False
         self._cluster = cluster
@@ -44,18 +44,14 @@ class Candidates:
     def best(self) -> int | None:
         """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
         if self._woken_for:
-            fitting = self._woken_for = [row for row in self._woken_for if self._rate_one(row)]
-            if not fitting:
-                self.asleep = True
-                return None
-            self._alone = len(fitting) == 1
+            self._alone = self._rate_woken()
             if self._alone:
-                return fitting[0]
-            self._woken_for = []
-            self._read_up()
+                return next(iter(self._woken_for))
+            if self.asleep:
+                return None
         elif self._changed != self._cluster.changed.end:
             self._catch_up()
-        self._alone = False
+            self._alone = False
         row = int(self._live.argmax())
         if self._live.item(row) == _NOWHERE:
             self.asleep = True
@@ -67,16 +63,25 @@ class Candidates:
         admits: NDArray[np.bool_] = self._bonus != _NOWHERE
         return admits
 
-    def wake_for(self, row: int) -> None:
-        """This node may have room by now. Changes nothing for a shape that does not sleep: it reads the log."""
-        if (self.asleep or self._woken_for) and row not in self._woken_for:
-            self.asleep = False
-            self._woken_for.append(row)
+    def wake_for(self, row: int) -> bool:
+        """This node may have room by now. False for a shape that does not sleep: it reads the log."""
+        if not (self.asleep or self._woken_for):
+            return False
+        self.asleep = False
+        self._woken_for.add(row)
+        return True
+
+    def sleep_on(self, row: int) -> None:
+        """This node has no room any more; if no other one woke this, it sleeps again."""
+        if row in self._woken_for:
+            self._woken_for.remove(row)
+            self._scores[row] = _NOWHERE
+            self.asleep = not self._woken_for
 
     def wake(self) -> None:
         """Any node may have room by now."""
         self.asleep = False
-        self._woken_for = []
+        self._woken_for = set()
 
     def next_best(self, row: int, count: int) -> list[tuple[int, float]]:
         """Up to `count` (row, score) after the best one, `row`."""
@@ -115,6 +120,20 @@ class Candidates:
         self._judge(every)
         self._rate(every)
         self._read_up()
+
+    def _rate_woken(self) -> bool:
+        """Rate the nodes that a sleeper was woken for. True if a single one fits: then only that one is kept."""
+        if len(self._woken_for) <= SCALAR_ROWS:
+            self._woken_for = {row for row in self._woken_for if self._rate_one(row)}
+            if len(self._woken_for) == 1:
+                return True
+            self.asleep = not self._woken_for
+        else:
+            self._rate(np.array([*self._woken_for], np.int32))
+        self._woken_for = set()
+        if not self.asleep:
+            self._read_up()
+        return False
 
     def _catch_up(self) -> None:
         cluster = self._cluster
@@ -176,15 +195,7 @@ class Candidates:
     def _rate_one(self, row: int) -> bool:
         """Whether a job of this shape fits there now."""
         bonus, node, demand = self._bonus.item(row), self._cluster.rows[row], self.demand
-        if (
-            node is None
-            or bonus == _NOWHERE
-            or not node.is_open
-            or node.cpus_free < demand.cpus
-            or node.ram_free_bytes < demand.ram_bytes
-            or node.most_gpu_free < demand.gpu_memory_bytes
-            or (node.idle_gpus < demand.gpus and not demand.shared)
-        ):
+        if node is None or bonus == _NOWHERE or not node.has_room(demand):
             self._scores[row] = _NOWHERE
             return False
         if demand.shared or (node.mixed and demand.gpus):

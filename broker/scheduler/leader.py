@@ -168,10 +168,10 @@ class Leader:
             self.inbox.forget(pipe, batch)
         answers: list[object] = pipe.execute(raise_on_error=False)
         self._unsent = None
-        refused = [answer for answer in answers if isinstance(answer, redis.RedisError)]
+        refused = [answer for answer in answers if isinstance(answer, redis.RedisError | bytes)]
         if refused:
             # Such as a Redis that is full: duties publish again what matters.
-            log.error(line("redis_refused", commands=len(refused), first=str(refused[0])))
+            log.error(line("redis_refused", first=refused[0]))
         speak(self.app, outbox.for_backend)
         return answers
 

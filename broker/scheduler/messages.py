@@ -27,6 +27,7 @@ _UNREAD_BYTES = 8 * MESSAGE_LIMIT_BYTES
 
 #: beyond them `datetime` and PostgreSQL disagree on what a time is
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
+_NO_RESOURCES = Resources()
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,500}")
 
@@ -133,7 +134,7 @@ def _header(ours: Any) -> JobHeader:
             f"the message has version {ours.get('version')!r} of the protocol and this scheduler speaks {VERSION}: "
             "use the same release of cyxwiz-tasks on both sides"
         )
-    resources = _resources(json.dumps(ours.get("resources") or {}))
+    resources = _resources(json.dumps(ours.get("resources") or {})) if "resources" in ours else _NO_RESOURCES
     try:
         return JobHeader.model_validate(ours | {"resources": resources})
     except ValidationError as error:

@@ -104,6 +104,16 @@ class Node:
         slots = self.slots_free / self.slots if self.slots_free > 0 else 0.0
         return (slots + self.gpu_memory_free / self.gpu_memory_total) / 2 if self.gpu_memory_total else slots
 
+    def has_room(self, demand: Demand) -> bool:
+        """Whether a slot and enough of everything is free, as far as counting tells: see `Demand.counted`."""
+        return (
+            self.is_open
+            and (demand.shared or self.idle_gpus >= demand.gpus)
+            and self.cpus_free >= demand.cpus
+            and self.ram_free_bytes >= demand.ram_bytes
+            and self.most_gpu_free >= demand.gpu_memory_bytes
+        )
+
     def best_gpus(self, demand: Demand, admitted: list[int]) -> tuple[int, ...] | None:
         """Positions of the GPUs that the job would get: of those `admitted`, the ones with the least free memory.
 

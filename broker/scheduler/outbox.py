@@ -24,6 +24,20 @@ STATE_PREFIX = "celery-task-meta-"
 REPLY_TTL_SECONDS = 60
 #: how long a node that is away may take to read what it was told; it registers again afterwards in any case
 CONTROL_TTL_SECONDS = 3600
+#: Redis serves nobody else while a script runs, about a microsecond a command
+_COMMANDS_PER_SCRIPT = 400
+# Commands one after the other, each with its length before it. As commands of a pipeline they would cost the loop three
+# times as much: the client packs, parses and checks each of them.
+_SAY = """
+local at, failed = 1, nil
+while at <= #ARGV do
+  local last = at + tonumber(ARGV[at])
+  local answer = redis.pcall(unpack(ARGV, at + 1, last))
+  if type(answer) == 'table' and answer.err and not failed then failed = answer.err end
+  at = last + 1
+end
+return failed
+"""
 _BEAT = "local now = redis.call('TIME') return redis.call('ZADD', KEYS[1], now[1] + now[2] / 1000000, ARGV[1])"
 _REJECTED_KEPT = 1000
 _REJECTED_HEAD_BYTES = 2048
@@ -36,10 +50,11 @@ class Outbox:
         self.result_ttl_seconds = result_ttl_seconds
         self._commands: list[tuple[Any, ...]] = []
         self._acks: dict[str, list[Ack]] = {}
+        self._beats: list[str] = []
         self.for_backend: list[tuple[str, Exception | None, str, dict[str, Any]]] = []
 
     def __len__(self) -> int:
-        return len(self._commands) + len(self._acks)
+        return len(self._commands) + len(self._acks) + len(self._beats)
 
     def state(self, job_id: str, state: str, result: Any, *, only_if_none: bool = False) -> None:
         """The job's state in Celery's result backend; `only_if_none` leaves one that is there alone."""
@@ -83,7 +98,7 @@ class Outbox:
 
     def beat(self, node_id: str) -> None:
         """Count a node as just heard."""
-        self._commands.append(("EVAL", _BEAT, 1, BEATS, node_id))
+        self._beats.append(node_id)
 
     def control(self, node_id: str, control: Message) -> None:
         self._commands.append(("LPUSH", control_key(node_id), control.model_dump_json()))
@@ -113,11 +128,21 @@ class Outbox:
         self._commands.append(("LTRIM", REJECTED, 0, _REJECTED_KEPT - 1))
 
     def write(self, pipe: redis.client.Pipeline) -> None:
-        """Add everything to a pipeline, acks last: whoever reads one finds all the rest."""
+        """Add everything to a pipeline, acks last: whoever reads one finds all the rest.
+
+        Each script answers with the error of its first command that failed, or with nothing.
+        """
         for reply_to, acks in self._acks.items():
             self.reply(reply_to, Acks(acks=tuple(acks)))
-        for command in self._commands:
-            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        self._acks.clear()
+        for start in range(0, len(self._commands), _COMMANDS_PER_SCRIPT):
+            words: list[Any] = []
+            for command in self._commands[start : start + _COMMANDS_PER_SCRIPT]:
+                words.append(len(command))
+                words += command
+            pipe.eval(_SAY, 0, *words)
+        for node_id in self._beats:
+            pipe.eval(_BEAT, 1, BEATS, node_id)
 
 
 def _as_celery_writes(error: Exception) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Placer:
             else:
                 # The queue's next head is younger: the queue moves back or stays, and `at` names who is next now.
                 placed.append(self._book(backlog.pop(at), candidates, row))
+                self._sleepers.booked(cluster.node_at(row))
         return placed
 
     def undo(self, placement: Placement) -> None:

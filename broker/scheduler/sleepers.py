@@ -29,8 +29,10 @@ class Sleepers:
         cluster = self._cluster
         self._numbers, self._members = {}, list[Candidates]()
         self._freed, self._described = cluster.freed.end, cluster.described.end
-        #: by number of the shape: what it counts (see `Demand.counted`), and the nodes that could ever run it
-        self._needs = np.zeros((4, _SHAPES), np.int64)
+        #: whom the last call of `wake` woke, by the row that woke them
+        self._woken: dict[int, list[Candidates]] = {}
+        #: by number of the shape: the idle GPUs it needs, and the nodes that could ever run it
+        self._idle_gpus = np.zeros(_SHAPES, np.int64)
         self._admits = np.zeros((len(cluster.columns.kind), _SHAPES), bool)
 
     def add(self, candidates: Candidates) -> None:
@@ -40,9 +42,9 @@ class Sleepers:
         number = self._numbers[candidates] = len(self._members)
         self._members.append(candidates)
         if number == self._admits.shape[1]:
-            self._needs = np.concatenate([self._needs, np.zeros_like(self._needs)], axis=1)
+            self._idle_gpus = np.concatenate([self._idle_gpus, np.zeros_like(self._idle_gpus)])
             self._admits = np.concatenate([self._admits, np.zeros_like(self._admits)], axis=1)
-        self._needs[:, number] = candidates.demand.counted
+        self._idle_gpus[number] = candidates.demand.counted[0]
         self._admits[:, number] = candidates.admits()
 
     def wake(self) -> None:
@@ -55,6 +57,7 @@ class Sleepers:
             self.forget()
             return
         self._freed = cluster.freed.end
+        self._woken = {}
         if not self._members:
             return
         for row in set(rows):
@@ -62,12 +65,18 @@ class Sleepers:
             if node is not None and node.is_open:
                 self._wake_for(node)
 
+    def booked(self, node: Node) -> None:
+        """A job was placed there: of those that the node woke, most can sleep on without being asked."""
+        for candidates in self._woken.get(node.row, ()):
+            if not node.has_room(candidates.demand):
+                candidates.sleep_on(node.row)
+
     def _wake_for(self, node: Node) -> None:
         count = len(self._members)
-        gpus, cpus, ram, on_a_gpu = self._needs[:, :count]
-        fits = self._admits[node.row, :count] & (gpus <= node.idle_gpus)
-        fits &= cpus <= node.cpus_free
-        fits &= ram <= node.ram_free_bytes
-        fits &= on_a_gpu <= node.most_gpu_free
+        woken: list[Candidates] = []
+        fits = self._admits[node.row, :count] & (self._idle_gpus[:count] <= node.idle_gpus)
         for number in fits.nonzero()[0].tolist():
-            self._members[number].wake_for(node.row)
+            candidates = self._members[number]
+            if node.has_room(candidates.demand) and candidates.wake_for(node.row):
+                woken.append(candidates)
+        self._woken[node.row] = woken

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from broker.scheduler.command import run_scheduler
+from cyxwiz_tasks.broker_connection import connect
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.client import Client
 from cyxwiz_tasks.envelope import envelope
@@ -34,8 +34,7 @@ class ControlPlane:
         self.settings = Settings(
             broker_url=SecretStr(broker_url), database_url=SecretStr(database_url), **given | settings
         )
-        self.redis = redis.Redis.from_url(broker_url, protocol=2)
-        self.redis_number = int(broker_url.rsplit("/", 1)[1])
+        self.redis = connect(broker_url)
         self.app = make_app(broker_url)
         self.client = Client(broker_url)
         self.nodes: list[FakeNode] = []
@@ -53,7 +52,7 @@ class ControlPlane:
 
     def node(self, name: str = "fake", **values: Any) -> FakeNode:
         """A node that is registered and beats."""
-        node = FakeNode(redis.Redis.from_url(self.broker_url, protocol=2), name, **values)
+        node = FakeNode(connect(self.broker_url), name, **values)
         self.nodes.append(node)
         assert node.register().committed
         return node

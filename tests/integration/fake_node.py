@@ -1,10 +1,11 @@
-"""A node that a test plays by hand: it registers, beats, takes messages out of its queue, and reports what it is told to."""
+"""A node that a test plays by hand: it registers, beats, takes messages out of its queue, and reports."""
 
 from __future__ import annotations
 
 import json
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -97,10 +98,8 @@ class FakeNode:
 
     def _beat(self, silent: threading.Event) -> None:
         while not silent.is_set():
-            try:
+            with suppress(redis.RedisError):
                 self.client.eval(_BEAT, 1, BEATS, self.id)
-            except redis.RedisError:
-                pass
             silent.wait(0.1)
 
     # Work -------------------------------------------------------------------------------------------------------

@@ -196,7 +196,10 @@ def test_what_a_job_leaves_behind_is_gone_before_its_end_is_reported(tmp_path):
 
 
 def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_chains_chords_groups_links_and_errbacks(tmp_path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from celery import chord, signature
+from celery import chord
 
 from cyxwiz_tasks.errors import NotFound
-from cyxwiz_tasks.protocol import HEADER, progress_key
+from cyxwiz_tasks.protocol import progress_key
 from tests.integration.waiting import until
 
 
@@ -108,7 +108,8 @@ def test_a_node_that_drops_a_revoked_message_without_a_word_holds_nothing_up(pla
         plane.client.cancel(job_id)
         plane.wait_for(job_id, "cancelled")
         until(lambda: plane.celery_state(job_id) == "REVOKED")
-        assert node.run().job == plane.client.jobs()[0]["id"] if plane.submit() else None
+        other = plane.submit()
+        assert node.run().job == other
 
 
 def test_nobody_cancels_what_is_not_there(plane):
@@ -120,23 +121,15 @@ def test_nobody_cancels_what_is_not_there(plane):
         plane.submit()
 
 
-def test_a_chord_hears_of_a_cancelled_part(plane):
+def test_a_chord_hears_of_its_cancelled_parts(plane):
     with plane.scheduler():
-        node = plane.node(slots=1)
-        body = plane.signature(0)
-        # Another application's errback: its message shows that the chord was told.
-        body.link_error(
-            signature("tests.errback", app=plane.app, queue="cyxwiz.inbox", headers={HEADER: {"version": 1}})
-        )
-        result = chord([plane.signature(1), plane.signature(2)], app=plane.app)(body)
+        body = chord([plane.signature(1), plane.signature(2)], app=plane.app)(plane.signature(0)).id
         until(lambda: len(plane.client.jobs()) == 2)
-        assignment, _ = node.take()
-        [waiting] = [row["id"] for row in plane.client.jobs(states=["pending"])]
-        assert waiting != assignment.job
-        plane.client.cancel(waiting)
-        until(lambda: plane.celery_state(waiting) == "REVOKED")
-        until(lambda: plane.celery_state(result.id) == "FAILURE")
+        for row in plane.client.jobs():
+            plane.client.cancel(row["id"])
+        until(lambda: plane.celery_state(body) == "FAILURE")
 
 
 def until_the_scheduler_listens(plane):
-    until(lambda: plane.redis.pubsub_numsub(f"/{plane.redis_number}.celery.pidbox")[0][1] > 0)
+    # kombu subscribes to a pattern.
+    until(lambda: plane.redis.pubsub_numpat() > 0)

@@ -215,8 +215,8 @@ def test_noise_is_put_aside(plane):
 
 
 def test_a_refused_job_raises_at_its_submitter(plane):
+    signature = plane.app.signature("tests.add", headers={HEADER: {"version": 1, "owner": "x" * 300}}, queue=INBOX)
     with plane.scheduler(), pytest.raises(InvalidJob, match="owner"):
-        signature = plane.app.signature("tests.add", headers={HEADER: {"version": 1, "owner": "x" * 300}}, queue=INBOX)
         plane.client.submit(signature)
 
 

@@ -1,0 +1,192 @@
+"""Small parts of a node that need no server: environment, log, reports, folder, stops, exceptions."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+
+import pytest
+
+from cyxwiz_tasks.errors import InvalidSettings
+from cyxwiz_tasks.protocol import REPORT, REPORTS, Assignment, Stop, Update
+from cyxwiz_tasks.runtime.pipe import encode_value
+from workers.attempt_reports import AttemptReports, progress_text
+from workers.attempts import Attempts, StopRequest
+from workers.failure import stand_in
+from workers.job_environment import job_environment
+from workers.joblog import JobLog
+from workers.node_folder import FolderTaken, NodeFolder
+from workers.storable import storable_json, storable_text
+
+ASSIGNMENT = Assignment(job="j", attempt=1, token=7, node="n", incarnation="i", epoch=1)
+
+
+def test_a_jobs_environment_holds_what_is_listed_and_no_credentials():
+    kept = {"PATH": "/bin", "LC_ALL": "C", "CUDA_HOME": "/cuda", "PYTHONPATH": "/x", "https_proxy": "http://proxy:1"}
+    dropped = {
+        "CYXWIZ_BROKER_URL": "redis://h",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "HF_TOKEN": "x",
+        "PYTHON_API_KEY": "x",
+        "http_proxy": "http://user:password@proxy",
+        "SOMETHING": "x",
+        "LD_PRELOAD": "/evil.so",
+    }
+    made = job_environment(kept | dropped, threads=3)
+    assert {name: made[name] for name in kept} == kept
+    assert not set(dropped) & set(made)
+    assert (made["OMP_WAIT_POLICY"], made["OMP_NUM_THREADS"]) == ("PASSIVE", "3")
+
+
+def test_a_log_beyond_its_limit_is_cut_in_the_middle_in_file_and_stream(tmp_path):
+    published: list[str] = []
+    log = JobLog(tmp_path / "log", 100, published.append)
+    for number in range(100):
+        log.write(f"line {number}\n".encode())
+    assert log.last_lines().splitlines()[-1] == "line 99"
+    log.close()
+    text = (tmp_path / "log").read_text()
+    assert text == "".join(published)
+    assert text.startswith("line 0\nline 1\n")
+    assert text.endswith("line 98\nline 99\n")
+    assert "bytes of output are cut here" in text
+    assert len(text) < 200
+
+
+def test_a_character_that_comes_in_two_pieces_is_one(tmp_path):
+    published: list[str] = []
+    log = JobLog(tmp_path / "log", 1000, published.append)
+    log.write("ä".encode()[:1])
+    log.write("ä".encode()[1:] + b"\xff\n")
+    log.close()
+    assert "".join(published) == "ä\N{REPLACEMENT CHARACTER}\n"
+    assert (tmp_path / "log").read_bytes() == "ä".encode() + b"\xff\n"
+
+
+def make_reports(states: list | None = None) -> AttemptReports:
+    return AttemptReports(
+        ASSIGNMENT,
+        "lab",
+        ttl_seconds=60,
+        wake=lambda: None,
+        state_commands=lambda state, meta: [("STATE", state, meta)],
+        show=lambda text: None,
+    )
+
+
+def test_states_are_coalesced_and_the_last_is_never_dropped():
+    reports = make_reports()
+    now = time.monotonic()
+    written = []
+    for step in range(100):
+        reports.progress(1.0, {"step": step})
+        written += [command[2] for command in reports.take(now + step / 1000).commands if command[0] == "STATE"]
+    assert len(written) <= 2
+    assert reports.due() is not None
+    reports.end()
+    last = reports.take(now + 0.1)
+    assert last.last
+    assert [command[2] for command in last.commands if command[0] == "STATE"] == [{"step": 99}]
+
+
+def test_what_is_written_is_what_the_protocol_says():
+    reports = make_reports()
+    reports.progress(12.5, {"step": 1, "loss": "nan"})
+    reports.output("text")
+    reports.end()
+    commands = reports.take(0.0).commands
+    [update] = [command[-1] for command in commands if command[0] == "XADD" and command[-2] == "update"]
+    assert Update.model_validate_json(update).values == {"step": 1, "loss": "nan"}
+    [metrics] = [command[2] for command in commands if command[:2] == ("LPUSH", REPORTS)]
+    assert REPORT.validate_json(metrics).rows == ({"at": 12.5, "step": 1, "loss": "nan"},)
+    assert ("XADD", "cyxwiz.log.j", "*", "text", "text") in commands
+
+
+def test_a_flood_is_thinned_out_and_keeps_its_newest_and_its_shape():
+    reports = make_reports()
+    for step in range(10_000):
+        reports.progress(float(step), {"step": step})
+    updates = [json.loads(command[-1]) for command in reports.take(0.0).commands if command[0] == "XADD"]
+    steps = [update["values"]["step"] for update in updates]
+    assert len(steps) <= 2_001
+    assert steps == sorted(steps)
+    assert steps[-1] == 9_999
+    assert steps[0] < 1_000
+
+
+def test_output_that_nobody_takes_is_bounded():
+    reports = make_reports()
+    for _ in range(100):
+        reports.output("x" * 100_000)
+    text = "".join(command[-1] for command in reports.take(0.0).commands if command[0] == "XADD")
+    assert len(text) < 5 * 2**20
+    assert "output is missing here" in text
+
+
+def test_the_line_for_flower():
+    values = {"epoch": 3, "epochs": 15, "step": 5, "steps": 9, "loss": 0.123456, "accuracy": 0.98, "eta": None}
+    assert progress_text(values) == "epoch 3/15 step 5/9 loss 0.1235 acc 0.98"
+
+
+def test_a_node_folder_is_one_workers_own_and_keeps_its_id(tmp_path):
+    folder = NodeFolder(tmp_path, "a")
+    with pytest.raises(FolderTaken, match="--name"):
+        NodeFolder(tmp_path, "a")
+    other = NodeFolder(tmp_path, "b")
+    assert other.id != folder.id
+    other.close()
+    folder.close()
+    again = NodeFolder(tmp_path, "a")
+    assert again.id == folder.id
+    again.close()
+    with pytest.raises(InvalidSettings, match="--name"):
+        NodeFolder(tmp_path, "../a")
+
+
+def test_old_attempts_are_forgotten(tmp_path):
+    folder = NodeFolder(tmp_path, "a")
+    made = folder.attempt_folder(5)
+    assert folder.forget_attempts(older_than_seconds=60) == 0
+    assert folder.forget_attempts(older_than_seconds=-1) == 1
+    assert not made.exists()
+    folder.close()
+
+
+def test_a_stop_reaches_its_attempt_before_and_after_it_begins():
+    attempts = Attempts()
+    early, late = StopRequest(), StopRequest()
+    attempts.stop(Stop(job="j", token=1))
+    attempts.enter("j", 1, 100, early)
+    assert early.asked is not None
+    attempts.enter("k", 2, 200, late)
+    attempts.preempt_all(1.0)
+    assert late.asked.outcome == "preempted"
+    attempts.cancel_process(200)
+    assert late.asked.outcome == "cancelled"
+    assert late.announced
+    assert attempts.tokens() == (1, 2)
+    attempts.leave(1)
+    late.close()
+    late.ask(Stop(job="k", token=2))
+
+
+def test_a_stand_in_survives_what_celery_does_to_exceptions():
+    frame = {"module": "their.module", "type": "Outer.Broken", "args": encode_value(["x", 7]), "traceback": "Traceback"}
+    raised = stand_in(frame)
+    assert (type(raised).__module__, type(raised).__qualname__, raised.args) == (
+        "their.module",
+        "Outer.Broken",
+        ("x", 7),
+    )
+    again = pickle.loads(pickle.dumps(raised))
+    assert type(again) is type(raised)
+    assert again.args == raised.args
+    memory = stand_in(frame | {"module": "builtins", "type": "MemoryError"})
+    assert not isinstance(memory, MemoryError)
+
+
+def test_text_for_the_record():
+    assert storable_text("a\0b\udc80") == "a\N{REPLACEMENT CHARACTER}b?"
+    assert storable_json('{"a\\u0000": ["\\ud800", 1, null]}') == {"a\N{REPLACEMENT CHARACTER}": ["?", 1, None]}
+    assert storable_json('["\\u00e4"]') == ["ä"]

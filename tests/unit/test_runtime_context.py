@@ -1,0 +1,111 @@
+"""What `ctx.report` accepts and sends, and what asking to stop does."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cyxwiz_tasks.runtime.context import JobContext, LocalContext, progress_frame
+from cyxwiz_tasks.runtime.pipe import Pipe
+
+
+@pytest.fixture
+def there() -> Iterator[tuple[JobContext, Pipe]]:
+    ours, theirs = socket.socketpair()
+    pipe, agent = Pipe(ours.detach()), Pipe(theirs.detach())
+    here = Path()
+    yield (
+        JobContext(
+            pipe,
+            job_id="j",
+            attempt=2,
+            device="cpu",
+            threads=1,
+            artifacts=here,
+            cache=here,
+            data_roots=(),
+        ),
+        agent,
+    )
+    pipe.close()
+    agent.close()
+
+
+class Scalar:
+    """As numpy and torch make them."""
+
+    size = 1
+
+    def item(self) -> float:
+        return 0.5
+
+
+def test_a_report_is_one_frame_with_its_time(there):
+    context, agent = there
+    context.report(epoch=3, loss=0.25, note="hällo", done=False, best=None)
+    sent = agent.receive()
+    assert sent["kind"] == "progress"
+    assert sent["at"] > 1e9
+    assert sent["values"] == {"epoch": 3, "loss": 0.25, "note": "hällo", "done": False, "best": None}
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (Scalar(), 0.5),
+        ([1, float("inf")], [1, "inf"]),
+        ({"a": Scalar()}, {"a": 0.5}),
+        ((1, 2), [1, 2]),
+        ("nul \0", "nul \N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_values_that_json_or_the_record_cannot_hold_are_sent_as_something_they_can(value, sent):
+    assert json.loads(progress_frame({"x": value}))["values"] == {"x": sent}
+
+
+def test_what_cannot_be_sent_is_an_error_that_names_it():
+    with pytest.raises(TypeError, match="model is a object"):
+        progress_frame({"model": object()})
+    with pytest.raises(ValueError, match=r"ctx\.artifacts"):
+        progress_frame({"text": "x" * 40_000})
+
+
+def test_a_forked_child_cannot_report_into_its_parents_pipe(there):
+    context, _ = there
+
+    def report() -> None:
+        try:
+            context.report(x=1)
+        except RuntimeError:
+            raise SystemExit(7) from None
+
+    child = multiprocessing.get_context("fork").Process(target=report)
+    child.start()
+    child.join(10)
+    assert child.exitcode == 7
+
+
+def test_asking_whether_to_stop_is_remembered(there):
+    context, _ = there
+    assert not context.heeds_stop
+    assert not context.should_stop
+    assert context.heeds_stop
+    context.ask_to_stop()
+    assert context.should_stop
+
+
+def test_a_local_context_keeps_reports_as_a_node_would_send_them(capsys):
+    seen = []
+    context = LocalContext(on_report=seen.append)
+    context.report(step=1, loss=float("nan"))
+    context.log("a line")
+    assert seen == context.reports == [{"step": 1, "loss": "nan"}]
+    assert capsys.readouterr().out == "a line\n"
+    assert context.artifacts.is_dir()

@@ -1,0 +1,86 @@
+"""Frames between the agent and a job's process."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+import struct
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyxwiz_tasks.runtime.pipe import Pipe, decode_value, encode_value
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Pipe, socket.socket]]:
+    """One end as a Pipe, the other as a bare socket."""
+    ours, theirs = socket.socketpair()
+    pipe = Pipe(ours.detach())
+    yield pipe, theirs
+    pipe.close()
+    theirs.close()
+
+
+def frame(text: bytes) -> bytes:
+    return struct.pack("!I", len(text)) + text
+
+
+def test_a_frame_arrives_as_it_was_sent(ends):
+    pipe, theirs = ends
+    other = Pipe(theirs.detach())
+    pipe.send({"kind": "run", "text": "hällo \udc80"})
+    assert other.receive() == {"kind": "run", "text": "hällo ?"}
+    other.close()
+    with pytest.raises(EOFError):
+        pipe.receive()
+
+
+def test_half_a_frame_is_not_waited_for(ends):
+    pipe, theirs = ends
+    whole = frame(b'{"kind":"progress"}')
+    theirs.sendall(whole + whole[:9])
+    assert pipe.receive_all() == [{"kind": "progress"}]
+    assert pipe.receive_all() == []
+    theirs.sendall(whole[9:])
+    assert pipe.receive_all() == [{"kind": "progress"}]
+    theirs.close()
+    with pytest.raises(EOFError):
+        pipe.receive_all()
+
+
+def test_noise_on_the_pipe_is_an_error_and_not_a_gigabyte(ends):
+    pipe, theirs = ends
+    theirs.sendall(b"hello, I am not a frame")
+    with pytest.raises(OSError, match="something else writes to it"):
+        pipe.receive_all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=20)), max_size=5), st.data())
+def test_however_the_bytes_are_cut_the_frames_are_the_same(frames, data):
+    ours, theirs = socket.socketpair()
+    pipe = Pipe(ours.detach())
+    raw = b"".join(frame(json.dumps(one).encode()) for one in frames)
+    received = []
+    try:
+        while raw:
+            size = data.draw(st.integers(1, len(raw)))
+            theirs.sendall(raw[:size])
+            raw = raw[size:]
+            received += pipe.receive_all()
+    finally:
+        pipe.close()
+        theirs.close()
+    assert received == frames
+
+
+def test_values_travel_as_celery_would_carry_them():
+    value = {"at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), "id": uuid.UUID(int=5), "rows": (1, 2.5, None)}
+    assert decode_value(encode_value(value)) == value | {"rows": [1, 2.5, None]}
+    with pytest.raises(TypeError):
+        encode_value(object())
