@@ -6,12 +6,12 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cyxwiz_tasks.cli.follow import follow
-from cyxwiz_tasks.cli.node_table import show_nodes
 from rich.console import Console
 
 from broker.cli import say_on, show_flower
 from broker.stack import Plan, StackRunsAlready, running
+from cyxwiz_tasks.cli.follow import follow
+from cyxwiz_tasks.cli.node_table import show_nodes
 from cyxwiz_tasks.client import Client
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.training_job import TrainingJob

@@ -145,10 +145,10 @@ def _broker(plan: Plan, settings: Settings, stack: Stack, say: Say, exits: ExitS
 
 
 def _migrate(database_url: str, say: Say) -> None:
-    from db import migrate
+    from db.migrate import upgrade
 
     began = time.monotonic()
-    migrate.upgrade(database_url)
+    upgrade(database_url)
     say("schema", f"ready: up to date ({time.monotonic() - began:.1f} s)")
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Service:
 
     name: str
     arguments: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: dict[str, str]
     ready_text: str
     #: SIGKILL follows this long after SIGTERM
     stop_timeout_seconds: float = 20.0
@@ -49,7 +49,9 @@ class Running:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cyxwiz_tasks.cli.main", *self.service.arguments],
-                env=os.environ | dict(self.service.environment) | {"PYTHONUNBUFFERED": "1", SUPERVISOR: str(os.getpid())},
+                env=os.environ
+                | dict(self.service.environment)
+                | {"PYTHONUNBUFFERED": "1", SUPERVISOR: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

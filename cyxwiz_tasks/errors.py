@@ -27,11 +27,10 @@ class InvalidJob(CyxwizError, ValueError):
     """A job was refused because one of its fields is wrong."""
 
     def __init__(self, field: str, reason: str, hint: str = "") -> None:
-        super().__init__(f"{field}: {reason}" + (f". {hint}" if hint else ""), field=field, reason=reason, hint=hint)
+        super().__init__(f"{field}: {reason}" + (f". {hint}" if hint else ""))
         self.field, self.reason, self.hint = field, reason, hint
-
-    def __reduce__(self) -> tuple[type[InvalidJob], tuple[str, str, str]]:
-        return type(self), (self.field, self.reason, self.hint)
+        # What pickle and Celery build it again from.
+        self.args = (field, reason, hint)
 
 
 class InvalidSettings(CyxwizError, ValueError):

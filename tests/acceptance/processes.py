@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,5 +155,8 @@ class NodeUnderTest(CeleryTestWorker):  # type: ignore[misc]
         self, columns: list[str] | None = None, filters: dict[str, str] | None = None
     ) -> list[dict[str, Any]]:
         agent = psutil.Process(self.container.pid)
-        rows = [p.as_dict(attrs=columns) for p in [agent, *agent.children(recursive=True)]]
+        rows = []
+        for process in [agent, *agent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                rows.append(process.as_dict(attrs=columns))
         return [row for row in rows if all(row.get(key) == value for key, value in (filters or {}).items())]
