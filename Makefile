@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes, each with servers of its own. With servers given by CYXWIZ_TEST_*_URL: make test WORKERS=0
+WORKERS ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -39,7 +41,7 @@ format: install  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 
 test: install  ## the whole suite against real servers that it starts itself
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term
 
 test-quick: install  ## unit tests alone: no servers
 	$(BIN)/pytest tests/unit

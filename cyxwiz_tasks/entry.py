@@ -56,6 +56,7 @@ def entry_of(function: Callable[..., Any]) -> Entry:
     return Entry(name, qualname, _root(file, name))
 
 
+@lru_cache(maxsize=256)
 def _root(file: str | None, module: str) -> str | None:
     if file is None:
         return None

@@ -24,7 +24,7 @@ class Requests:
     def __init__(self, connection: redis.Redis, url: str) -> None:
         self.connection, self.url = connection, url
 
-    def query(self, name: Any, timeout: float | None = None, **arguments: Any) -> Any:
+    def query(self, name: Any, /, timeout: float | None = None, **arguments: Any) -> Any:
         """The record's answer to one of the scheduler's queries.
 
         Raises what the scheduler answered, SchedulerUnavailable, ServerUnavailable.

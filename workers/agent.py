@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import uuid
 import warnings
 from typing import Any
@@ -75,6 +76,8 @@ class NodeWorker(Worker):  # type: ignore[misc]
 
 def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, paths: JobPaths, settings: Settings) -> int:
     """Run the node until it is told to stop; returns the exit status."""
+    # A thread that starts a job must not wait Python's 5 ms for one that sends events.
+    sys.setswitchinterval(0.0005)
     url = settings.broker()
     incarnation = str(uuid.uuid4())
     app = make_app(url)
@@ -120,7 +123,9 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
 def configure(app: Any, node_id: str, incarnation: str) -> None:
     """Make an application of the project's the one of this node."""
     name = node_queue(node_id)
-    queue = Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
+    # Without acknowledgements: a message that dies with this process is published again when its lease ends, and a list
+    # of unacknowledged ones would cost every job two round trips.
+    queue = Queue(name, Exchange(""), routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
     app.conf.task_queues = [*app.conf.task_queues, queue]
     app.conf.worker_pool = "workers.pool:WarmProcessPool"
     app.conf.worker_consumer = "workers.consumer:NodeConsumer"

@@ -17,7 +17,7 @@ from workers.attempt_reports import AttemptReports, Command, Taken
 
 log = logging.getLogger(__name__)
 
-#: between two pipelines: what comes within it travels together
+#: What comes within this time travels together, and a job's first words do not compete for cores with its start.
 _GATHER_SECONDS = 0.02
 #: how often a waiting attempt looks whether it shall go on waiting
 _LOOK_SECONDS = 0.5
@@ -32,6 +32,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._attempts: list[AttemptReports] = []
         self._wake = threading.Event()
+        #: somebody waits for what has gathered
+        self._urgent = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cyxwiz-reporter", daemon=True)
 
@@ -41,7 +43,7 @@ class Reporter:
     def stop(self) -> None:
         """Write what is there and end; what Redis does not take within its time-out is lost."""
         self._closing.set()
-        self._wake.set()
+        self._hurry()
         self._thread.join(5.0)
 
     def wake(self) -> None:
@@ -59,9 +61,9 @@ class Reporter:
         Waits while Redis is away and `patient` says so. False: what was left is dropped.
         """
         reports.end()
-        self._wake.set()
+        self._hurry()
         while not (written := reports.written.wait(_LOOK_SECONDS)) and patient():
-            self._wake.set()
+            self._hurry()
         with self._lock:
             self._attempts = [other for other in self._attempts if other is not reports]
         return written
@@ -70,10 +72,15 @@ class Reporter:
         due: float | None = None
         while not self._closing.is_set():
             self._wake.wait(None if due is None else max(0.0, due - time.monotonic()))
+            self._urgent.wait(_GATHER_SECONDS)
+            self._urgent.clear()
             self._wake.clear()
             due = self._write_once()
-            self._closing.wait(_GATHER_SECONDS)
         self._write_once()
+
+    def _hurry(self) -> None:
+        self._urgent.set()
+        self._wake.set()
 
     def _write_once(self) -> float | None:
         """Write what is due; returns when the next is."""

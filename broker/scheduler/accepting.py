@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from broker.scheduler.backlog import Waiting
+from broker.scheduler.inbox import Batch
 from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retrying import start_over
@@ -27,19 +28,29 @@ class Submission:
     answer: Accepted
 
 
-def accept(turn: Turn, source: str, raws: list[bytes]) -> list[Submission]:
-    """Record the jobs of a batch; those that may start wait in memory afterwards. Refuses what is no job."""
-    arrivals: list[Arrival] = []
-    new: list[NewJob] = []
-    for raw in raws:
-        try:
-            arrival = read(raw)
-            new.append(_new_job(arrival))
-            arrivals.append(arrival)
-        except Refused as refused:
-            _refuse(turn, source, raw, refused)
-    answers = jobs.accept(turn.tx, turn.epoch, new)
-    submissions = [Submission(arrival, answer) for arrival, answer in zip(arrivals, answers, strict=True)]
+def prepare(raw: bytes) -> tuple[Arrival, NewJob] | Exception:
+    """A message on its way to `accept`: read, or why it cannot be."""
+    try:
+        arrival = read(raw)
+        job = _new_job(arrival)
+        _ = job.row  # made here, in the source's thread, so that the loop finds it ready
+        return arrival, job
+    except Exception as error:
+        return error
+
+
+def accept(turn: Turn, batch: Batch) -> list[Submission]:
+    """Record the jobs of a prepared batch; those that may start wait in memory afterwards. Refuses what is no job."""
+    good: list[tuple[Arrival, NewJob]] = []
+    for raw, prepared in zip(batch.messages, batch.readings, strict=True):
+        if isinstance(prepared, Refused):
+            _refuse(turn, batch.source, raw, prepared)
+        elif isinstance(prepared, Exception):
+            raise prepared
+        else:
+            good.append(prepared)
+    answers = jobs.accept(turn.tx, turn.epoch, [job for _, job in good])
+    submissions = [Submission(arrival, answer) for (arrival, _), answer in zip(good, answers, strict=True)]
     for submission in submissions:
         if submission.answer.created:
             _let_wait(turn, submission)

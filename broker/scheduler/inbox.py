@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -57,10 +57,16 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Messages of one source, oldest first."""
+    """Messages of one source, oldest first, and what the source's reader made of each; empty if it has none."""
 
     source: str
     messages: list[bytes]
+    readings: list[Any] = field(default_factory=list)
+
+    def singles(self) -> Iterator[Batch]:
+        """The same messages, each as a batch of its own."""
+        for number, message in enumerate(self.messages):
+            yield Batch(self.source, [message], self.readings[number : number + 1])
 
 
 def processing_list(epoch: int, source: str) -> str:
@@ -69,10 +75,18 @@ def processing_list(epoch: int, source: str) -> str:
 
 
 class Inbox:
-    """The sources of one leader. `connect` makes a client that never repeats a command by itself."""
+    """The sources of one leader. `connect` makes a client that never repeats a command by itself.
 
-    def __init__(self, connect: Callable[[], redis.Redis], epoch: int) -> None:
-        self.connect, self.epoch = connect, epoch
+    `readers` are called in the source's thread, while the main loop waits for the database, and never raise.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], redis.Redis],
+        epoch: int,
+        readers: Mapping[str, Callable[[bytes], Any]],
+    ) -> None:
+        self.connect, self.epoch, self.readers = connect, epoch, readers
         self._batches: queue.Queue[Batch | redis.RedisError] = queue.Queue(_WAITING_BATCHES)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -148,13 +162,17 @@ class Inbox:
                     if first is None:
                         continue
                     # The main loop starts on the first message while the script looks for more.
-                    self._hand_over(stop, batches, Batch(source, [first]))
+                    self._hand_over(stop, batches, self._read(source, [first]))
                     while rest := drain(keys=[source, busy], args=[BATCH]):
-                        self._hand_over(stop, batches, Batch(source, rest))
+                        self._hand_over(stop, batches, self._read(source, rest))
                         if stop.is_set():
                             return
         except redis.RedisError as error:
             self._hand_over(stop, batches, error)
+
+    def _read(self, source: str, messages: list[bytes]) -> Batch:
+        reader = self.readers.get(source)
+        return Batch(source, messages, [reader(message) for message in messages] if reader is not None else [])
 
     @staticmethod
     def _hand_over(

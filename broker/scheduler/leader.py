@@ -21,7 +21,7 @@ from pathlib import Path
 
 import redis
 from celery import Celery
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -43,6 +43,7 @@ from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from cyxwiz_tasks.protocol import COMMANDS, REPORTS
 from cyxwiz_tasks.settings import Settings
+from db.fenced import fenced, fenced_connection
 from db.leadership import Leadership, assert_current
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,13 @@ class Leader:
     ) -> None:
         self.settings, self.engine, self.connect, self.app, self.leadership = settings, engine, connect, app, leadership
         self.redis = connect()
-        self.inbox = Inbox(connect, leadership.epoch)
+        self.inbox = Inbox(connect, leadership.epoch, dict.fromkeys(INBOX_LISTS, accepting.prepare))
         self.memory = Memory(settings.score_weights)
         self.duties: list[Duty] = [duty(self) for duty in DUTIES]
         self._due = [0.0] * len(self.duties)
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
         self._placed_all = True
+        self._connection: Connection
 
     @property
     def epoch(self) -> int:
@@ -76,23 +78,28 @@ class Leader:
 
     def run(self, stop: threading.Event) -> None:
         """Lead until `stop`. Raises NotLeader if another one does, and SQLAlchemy's errors if PostgreSQL goes away."""
-        self.load()
-        listener = RevokeListener(self.app, self.connect)
-        listener.start()
+        with fenced_connection(self.engine) as self._connection:
+            self.load()
+            listener = RevokeListener(self.app, self.connect)
+            listener.start()
+            try:
+                self._connect_sources(stop)
+                self._do_duties()
+                waiting, live = len(self.memory.backlog), len(self.memory.live)
+                log.info(line("leading", epoch=self.epoch, waiting=waiting, live=live))
+                while not stop.is_set():
+                    self._step_or_reconnect(stop)
+            finally:
+                listener.stop()
+                self._hand_over()
+                listener.join()
+
+    def _step_or_reconnect(self, stop: threading.Event) -> None:
         try:
+            self.step()
+        except redis.RedisError as error:
+            log.warning(line("redis_away", error=type(error).__name__))
             self._connect_sources(stop)
-            self._do_duties()
-            log.info(line("leading", epoch=self.epoch, waiting=len(self.memory.backlog), live=len(self.memory.live)))
-            while not stop.is_set():
-                try:
-                    self.step()
-                except redis.RedisError as error:
-                    log.warning(line("redis_away", error=type(error).__name__))
-                    self._connect_sources(stop)
-        finally:
-            listener.stop()
-            self._hand_over()
-            listener.join()
 
     def step(self) -> None:
         """Wait for something to do, and do all of it."""
@@ -116,7 +123,7 @@ class Leader:
             with self.turn(batches) as turn:
                 for batch in batches:
                     if batch.source in INBOX_LISTS:
-                        turn.submissions += accepting.accept(turn, batch.source, batch.messages)
+                        turn.submissions += accepting.accept(turn, batch)
                 reports.handle(turn, REPORTS, _of(batches, REPORTS))
                 commands.handle(turn, COMMANDS, _of(batches, COMMANDS))
         except Exception as error:
@@ -131,8 +138,7 @@ class Leader:
     def turn(self, batches: Sequence[Batch] = ()) -> Iterator[Turn]:
         """A transaction under this epoch; afterwards placement, the commit, and what is to be said."""
         outbox = self.new_outbox()
-        with self.engine.begin() as tx:
-            assert_current(tx, self.epoch)
+        with fenced(self._connection, self.epoch) as tx:
             turn = Turn(tx, self.epoch, self.memory, outbox, self.settings)
             yield turn
             self._placed_all = placing.place(turn) < placing.PLACED_PER_TURN
@@ -213,7 +219,7 @@ class Leader:
         """Handle messages one by one after a turn that failed; one that fails alone is rejected."""
         # The turn was rolled back, and memory had gone ahead with it.
         self.load()
-        messages = [Batch(batch.source, [message]) for batch in batches for message in batch.messages]
+        messages = [single for batch in batches for single in batch.singles()]
         log.error(line("turn_failed", error=type(error).__name__, messages=len(messages), where=_where(error)))
         if len(messages) > 1:
             for single in messages:

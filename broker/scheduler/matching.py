@@ -38,12 +38,13 @@ class NodeKind(NamedTuple):
     torch: str | None
     cuda: str | None
     driver: str | None
-    labels: tuple[tuple[str, LabelValue], ...]
+    #: name, type and value: without the type, True, 1 and 1.0 would be one kind of node
+    labels: tuple[tuple[str, str, LabelValue], ...]
 
     @classmethod
     def of(cls, capability: Capability) -> NodeKind:
         system = f"{capability.os} {capability.os_version}"
-        labels = tuple(sorted(capability.labels.items()))
+        labels = tuple((name, type(value).__name__, value) for name, value in sorted(capability.labels.items()))
         return cls(system, capability.region, capability.torch, capability.cuda, capability.driver, labels)
 
 
@@ -128,10 +129,10 @@ def _version_holds(bounds: str, version: str | None) -> bool:
 
 def _label_check(key: str, wanted: LabelValue) -> Callable[[NodeKind], bool]:
     if isinstance(wanted, str):
-        return lambda node: any(_text_holds(wanted, value) for name, value in node.labels if name == key)
+        return lambda node: any(_text_holds(wanted, value) for name, _, value in node.labels if name == key)
     return lambda node: any(
         value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
-        for name, value in node.labels
+        for name, _, value in node.labels
         if name == key
     )
 

@@ -40,7 +40,7 @@ class Refused(Exception):
         self.error, self.id, self.reply_to = error, id, reply_to
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """One readable message."""
 

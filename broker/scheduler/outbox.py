@@ -26,13 +26,24 @@ REPLY_TTL_SECONDS = 60
 CONTROL_TTL_SECONDS = 3600
 #: Redis serves nobody else while a script runs, about a microsecond a command
 _COMMANDS_PER_SCRIPT = 400
-# Commands one after the other, each with its length before it. As commands of a pipeline they would cost the loop three
-# times as much: the client packs, parses and checks each of them.
+#: commands of the script below, beside those of Redis: SET and PUBLISH of one text
+_STATE, _STATE_IF_NONE = "STATE", "STATE_IF_NONE"
+# Commands one after the other, each with its length before it. As commands of a pipeline they would cost the loop twice
+# as much: the client packs, parses and checks each of them.
 _SAY = """
 local at, failed = 1, nil
 while at <= #ARGV do
   local last = at + tonumber(ARGV[at])
-  local answer = redis.pcall(unpack(ARGV, at + 1, last))
+  local name, key, answer = ARGV[at + 1], ARGV[at + 2]
+  if name == 'STATE' then
+    answer = redis.pcall('SETEX', key, ARGV[at + 3], ARGV[last])
+    redis.pcall('PUBLISH', key, ARGV[last])
+  elseif name == 'STATE_IF_NONE' then
+    answer = redis.pcall('SET', key, ARGV[last], 'EX', ARGV[at + 3], 'NX')
+    redis.pcall('PUBLISH', key, ARGV[last])
+  else
+    answer = redis.pcall(unpack(ARGV, at + 1, last))
+  end
   if type(answer) == 'table' and answer.err and not failed then failed = answer.err end
   at = last + 1
 end
@@ -61,11 +72,7 @@ class Outbox:
         done_at = datetime.now(UTC).isoformat() if state in READY_STATES else None
         meta = {"status": state, "result": result, "traceback": None, "children": [], "date_done": done_at}
         text, key = json.dumps(meta | {"task_id": job_id}), STATE_PREFIX + job_id
-        if only_if_none:
-            self._commands.append(("SET", key, text, "EX", self.result_ttl_seconds, "NX"))
-        else:
-            self._commands.append(("SETEX", key, self.result_ttl_seconds, text))
-        self._commands.append(("PUBLISH", key, text))
+        self._commands.append((_STATE_IF_NONE if only_if_none else _STATE, key, self.result_ttl_seconds, text))
 
     def failure(self, job_id: str, error: Exception, *, only_if_none: bool = False) -> None:
         """FAILURE in the result backend, with an exception that `AsyncResult.get()` raises."""

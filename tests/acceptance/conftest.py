@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import kombu.pools
 import pytest
 import redis
 from pytest_celery import CeleryWorkerCluster
@@ -155,8 +154,6 @@ def _used(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     settings.cache_clear()
     app.reconnect()
     yield stack
-    # kombu's pools are the process's own: what the next stack does not use would stay open.
-    kombu.pools.reset()
     settings.cache_clear()
 
 

@@ -31,7 +31,7 @@ _CARDS = (
 
 def measure(nodes: int, waiting: int, shapes: int, seconds: float) -> float:
     """Placements a second of processor time: pure computing in one thread, which other programs should not disturb."""
-    return sum(measure_both(nodes, waiting, shapes, seconds)[2:])
+    return measure_both(nodes, waiting, shapes, seconds)[2]
 
 
 def measure_both(nodes: int, waiting: int, shapes: int, seconds: float) -> tuple[float, float, float]:
@@ -44,7 +44,7 @@ def measure_both(nodes: int, waiting: int, shapes: int, seconds: float) -> tuple
         resources, priority = kinds[chance.randrange(shapes)]
         backlog.add(Waiting(str(uuid.UUID(int=chance.getrandbits(128))), number, resources, priority))
     placer = Placer(cluster, backlog)
-    # As the scheduler does once it has read the record: else each full collection walks through all of this again.
+    # What a scheduler can do once it has read the record: else each full collection walks through all of this again.
     gc.collect()
     gc.freeze()
     filled, fill_seconds = _fill(placer, seconds / 2)
@@ -106,15 +106,15 @@ def make_shapes(count: int) -> list[tuple[Resources, Priority]]:
     """Distinct requirements, of which every node can serve some."""
     found = []
     for number in range(count):
-        wish: dict[str, object] = {
+        wishes: dict[int, dict[str, object]] = {
             0: {},
             1: {"gpus": 1, "gpu_memory": "12GB.."},
             2: {"gpu_memory": "6GB", "shared": True},
             3: {"gpu_memory": "40GB..80GB", "compute_capability": ">=8.0"},
             4: {"gpus": 2, "gpu_model": "RTX 4090|A100*"},
             5: {"gpus": 4, "gpu_memory": "16GB"},
-        }[number % 6]
-        wish["cpus"] = 1 + number // 6
+        }
+        wish = wishes[number % 6] | {"cpus": 1 + number // 6}
         priority = (Priority.NORMAL, Priority.NORMAL, Priority.HIGH, Priority.LOW)[number // 6 % 4]
         found.append((Resources.parse(wish), priority))
     return found
@@ -148,5 +148,5 @@ def _turn_over(placer: Placer, running: list[str], seconds: float, chance: rando
 
 
 if __name__ == "__main__":
-    for arguments in ((100, 10_000, 12), (10_000, 1_000_000, 12), (10_000, 1_000_000, 50)):
+    for arguments in ((100, 10_000, 12), (100, 10_000, 50), (10_000, 1_000_000, 12), (10_000, 1_000_000, 50)):
         print(arguments, measure_both(*arguments, seconds=float(sys.argv[1]) if len(sys.argv) > 1 else 6))

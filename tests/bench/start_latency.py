@@ -14,7 +14,7 @@ ROUNDS, WARM_UP = 150, 10
 
 def measure(client: Client) -> Row:
     """p50 in milliseconds, against a bare Celery task; the two sides take turns."""
-    import lab_jobs
+    import clock_job
 
     from tests.bench import bare_celery
 
@@ -23,7 +23,7 @@ def measure(client: Client) -> Row:
     bare: list[float] = []
 
     def submit() -> Any:
-        return client.submit(lab_jobs.started_at.s()).result(timeout=30)
+        return client.submit(clock_job.started_at.s()).result(timeout=30)
 
     def delay() -> Any:
         return bare_celery.started_at.delay().get(timeout=30)

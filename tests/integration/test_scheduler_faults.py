@@ -52,7 +52,7 @@ def run_until_it_dies(plane, heal):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(accepting, "read"), (placing, "place"), (Leader, "publish"), (Leader, "_send")]
+    ("owner", "name"), [(accepting, "_let_wait"), (placing, "place"), (Leader, "publish"), (Leader, "_send")]
 )
 def test_a_crash_anywhere_in_a_turn_loses_nothing_and_doubles_nothing(plane, crash, owner, name):
     with plane.scheduler():
@@ -227,3 +227,14 @@ def test_a_new_leader_finds_places_taken_and_jobs_where_they_were(plane):
         assert node.take()[0].job == ids[2]
         assert node.end(places[ids[1]]).committed
         assert node.take()[0].job == delayed
+
+
+def test_a_new_leader_places_nothing_on_a_node_that_it_has_not_heard(plane):
+    with plane.scheduler():
+        node = plane.node("gone meanwhile")
+        node.silence()
+    plane.redis.delete("cyxwiz.beats")
+    with plane.scheduler():
+        waiting = plane.submit()
+        until(lambda: plane.client.nodes()[0]["state"] == "lost")
+        assert plane.job(waiting)["attempts"] == 0

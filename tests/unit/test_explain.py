@@ -20,7 +20,7 @@ from cyxwiz_tasks.states import Priority
 from db.models import NodeState
 from tests.unit.fleet import A100, RTX_3090, T4, capabilities, capability, cluster_of, requirements
 
-LABELLED = {"labels": {"tier": "gold"}, "region": "eu-west", "cuda": "12.4", "driver": "550.54"}
+LABELLED: dict[str, Any] = {"labels": {"tier": "gold"}, "region": "eu-west", "cuda": "12.4", "driver": "550.54"}
 TWO = {"small": capability(ram="15GB", cpus=4, disk_free_bytes=2**30), "gpu-1": capability(RTX_3090, T4, **LABELLED)}
 
 #: what no node has: the requirement that is named, and what the sentence says
@@ -147,7 +147,7 @@ def test_a_job_that_does_not_wait() -> None:
         why(cluster_of(**TWO), Backlog(), job_id="job")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(capabilities, min_size=1, max_size=5), requirements)
 def test_there_is_always_something_to_say(nodes: list[Capability], resources: Resources) -> None:
     found = why(cluster_of(**{f"n{number}": able for number, able in enumerate(nodes)}), Backlog(), resources)
@@ -167,7 +167,7 @@ _ODD_SIZES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(_ODD_SIZES, min_size=1, max_size=4),
     requirements,

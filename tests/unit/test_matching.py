@@ -100,7 +100,8 @@ def test_requirement_that_is_not_met_is_named(wish: dict[str, Any], names: list[
 @pytest.mark.parametrize("field", ["cuda", "driver", "torch"])
 def test_an_unknown_version_meets_no_bound(field: str) -> None:
     assert _failed(capability(torch=None), {field: "<999"}) == [field]
-    assert _failed(capability(**{field: "n/a"}), {field: "<999"}) == [field]
+    unreadable: dict[str, Any] = {field: "n/a"}
+    assert _failed(capability(**unreadable), {field: "<999"}) == [field]
 
 
 def test_a_node_without_gpus_fails_every_requirement_on_a_gpu() -> None:
@@ -136,6 +137,16 @@ def test_the_filter_over_all_nodes_says_what_the_one_for_one_node_says(
         expected = failures(resources, f"id-{row}", f"n{row}", able)
         assert {name for name, mask in by_name.items() if mask[row]} == set(expected)
         assert bool(fits[row]) == (not expected)
+
+
+def test_labels_that_python_calls_equal_are_told_apart() -> None:
+    cluster = Cluster()
+    for name, value in {"one": 1, "true": True, "float": 1.0}.items():
+        cluster.upsert_node(name, name, capability(labels={"nvme": value}), "1")
+    rows = np.arange(3, dtype=np.int32)
+    for wanted, expected in ((True, [False, True, False]), (1, [True, False, True]), ("1.0", [False, False, True])):
+        admission = Admission(Resources(labels={"nvme": wanted}))
+        assert admission.nodes(cluster, rows, admission.gpus(cluster.columns, rows)).tolist() == expected
 
 
 def test_kinds_that_appear_later_are_judged_too() -> None:

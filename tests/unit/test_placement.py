@@ -8,6 +8,7 @@ from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import ChangeLog, Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.placement import Placement, Placer
+from broker.scheduler.scoring import Parts
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -181,7 +182,7 @@ def test_what_a_placement_says() -> None:
         ram_bytes=demand_of(placement.waiting.resources).ram_bytes,
         # (0.5 + 1 + 0.5 + 0.5) / 4
         score=0.625,
-        parts=(0.5, 1.0, 0.5, 0.5),
+        parts=Parts(0.5, 1.0, 0.5, 0.5),
         runners_up=(),
     )
 

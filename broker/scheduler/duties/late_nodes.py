@@ -57,6 +57,7 @@ class LateNodes(Duty):
         since = self._watched(now)
         if members != len(cluster):
             self._compare(now)
+            now, members, late = self._ask(settings.suspect_after_seconds)
         ages = {node_id: now - max(beat, since) for node_id, beat in late.items() if node_id in cluster}
         lost = [node_id for node_id, age in ages.items() if age >= settings.lease_seconds]
         suspects = [node.node_id for node in cluster if node.state == NodeState.SUSPECT]
@@ -100,7 +101,13 @@ class LateNodes(Duty):
         redis, cluster = self.leader.redis, self.leader.memory.cluster
         found: Any = redis.zrange(BEATS, 0, -1, withscores=True)
         beats: dict[str, float] = {node_id.decode(): beat for node_id, beat in found}
-        missing = {node.node_id: now for node in cluster if node.node_id not in beats}
+        # One that was not heard of by this leader yet stays suspect until it is.
+        unheard = now - self.leader.settings.suspect_after_seconds - _GAP_SECONDS
+        missing = {
+            node.node_id: now if node.state == NodeState.UP else unheard
+            for node in cluster
+            if node.node_id not in beats
+        }
         if missing:
             redis.zadd(BEATS, missing, nx=True)
         strangers = {node_id: beat for node_id, beat in beats.items() if node_id not in cluster}

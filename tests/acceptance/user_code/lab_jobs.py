@@ -24,12 +24,6 @@ def total(numbers: list[int]) -> int:
 
 
 @job
-def started_at(_: float = 0.0) -> float:
-    """The clock at the function's first line: CLOCK_MONOTONIC is one clock for all processes of a machine."""
-    return time.monotonic()
-
-
-@job
 def whoami() -> dict[str, Any]:
     return {"pid": os.getpid(), "environment": dict(os.environ)}
 
