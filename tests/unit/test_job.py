@@ -180,13 +180,15 @@ def test_the_context_does_not_count_among_a_callers_arguments() -> None:
 def test_an_application_of_the_users_own_carries_jobs() -> None:
     own = install(Celery("theirs", broker="redis://127.0.0.1:1/0", set_as_current=False))
 
-    @own.task(base=JobTask, resources=Resources(gpus=1), priority="high", name="theirs.broken")
+    # Not shared: Celery would hand the task, broken as it is, to every application that is made afterwards.
+    @own.task(base=JobTask, resources=Resources(gpus=1), priority="high", name="theirs.broken", shared=False)
     def theirs() -> None:
         pass
 
     with pytest.raises(InvalidJob, match="inside a function"):
         theirs.name  # noqa: B018 - Celery makes the task when it is first used
-    made = own.task(base=JobTask, resources={"gpus": 1}, priority="high", time_limit="1h", bind=False)(broken)
+    options = {"base": JobTask, "priority": "high", "time_limit": "1h", "bind": False, "shared": False}
+    made = own.task(resources={"gpus": 1}, **options)(broken)
     header = header_of(made.s())
     assert (header.resources.gpus, header.priority, header.time_limit_seconds) == (1, "high", 3600)
     assert (made.priority, made.time_limit) == (None, None)
