@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from types import TracebackType
@@ -61,11 +61,18 @@ class Client:
         owner: str | None = None,
         project: str | None = None,
         time_limit: str | float | timedelta | None = None,
+        start_by: str | float | timedelta | datetime | None = None,
+        deadline: str | float | timedelta | datetime | None = None,
+        max_retries: int | None = None,
+        exclusive: bool | None = None,
         wait: bool = True,
         timeout: float | None = None,
     ) -> JobHandle:
         """Send one job; return once the scheduler has recorded it, so that it cannot be lost.
 
+        `start_by` cancels a job that has not started by then, `deadline` ends it wherever it is: durations from its
+        acceptance on, or a time. `max_retries` are further tries after its own failures; a lost node never counts.
+        An `exclusive` job writes to the outside world: its node ends it before another could run it.
         The same `id`, or the same `idempotency_key` of one owner, is the same job: sending it again changes nothing.
         `wait=False` returns at once. `timeout` is in seconds, by default CYXWIZ_SUBMIT_TIMEOUT_SECONDS.
         Raises InvalidJob that names the field, JobConflict, JobRefused.
@@ -79,6 +86,10 @@ class Client:
             "owner": owner,
             "project": project,
             "time_limit": time_limit,
+            "start_by": start_by,
+            "deadline": deadline,
+            "max_retries": max_retries,
+            "exclusive": exclusive,
         }
         return self.submit_many([(job, options)], wait=wait, timeout=timeout)[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -17,9 +17,15 @@ from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 
 #: Options of `apply_async()` and `submit()` that are ours and not Celery's.
-JOB_OPTIONS = ("resources", "priority", "idempotency_key", "time_limit", "name", "owner", "project")
+JOB_OPTIONS = (
+    *("resources", "priority", "idempotency_key", "time_limit", "start_by", "deadline", "name", "owner", "project"),
+    *("max_retries", "retry_on", "no_retry_on", "exclusive"),
+)
 
 _UNITS_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_EXCEPTION_NAME = re.compile(r"[A-Za-z_][\w.]{0,199}")
+#: as many tries as a person may still want to read about
+RETRIES_LIMIT = 1000
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*")
 
 #: kombu keeps four lists, 0 first and 9 last: its steps are our classes.
@@ -35,20 +41,24 @@ def os_user() -> str:
         return str(os.getuid())
 
 
-def parse_seconds(value: str | float | timedelta) -> float:
-    """Seconds out of "4h", "90m", "2d", a number of seconds or a timedelta. Raises InvalidJob that shows the form."""
+def parse_seconds(value: str | float | timedelta | datetime, field: str = "time_limit") -> float:
+    """Seconds out of "4h", "90m", "2d", a number of seconds or a timedelta; a datetime (UTC without a zone) is counted
+    from now. Raises InvalidJob that shows the form.
+    """
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
         seconds = float(found[1]) * _UNITS_SECONDS[found[2]]
     elif isinstance(value, timedelta):
         seconds = value.total_seconds()
+    elif isinstance(value, datetime) and field != "time_limit":
+        seconds = ((value if value.tzinfo else value.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     else:
         seconds = 0.0
     # One year: beyond it is a mistake in the unit. The comparison is also false for a NaN.
     if not 0 < seconds <= 366 * 86400:
-        raise InvalidJob("time_limit", f"{value!r} is not a duration", 'Write "30m", "4h", "2d" or a number of seconds')
+        raise InvalidJob(field, f"{value!r} is not a duration", 'Write "30m", "4h", "2d" or a number of seconds')
     return seconds
 
 
@@ -77,12 +87,36 @@ def changed(header: JobHeader, options: dict[str, Any]) -> JobHeader:
         given["resources"] = Resources.parse(given["resources"])
     if "priority" in given:
         given["priority"] = parse_priority(given["priority"])
-    if "time_limit" in given:
-        given["time_limit_seconds"] = parse_seconds(given.pop("time_limit"))
+    for name in ("time_limit", "start_by", "deadline"):
+        if name in given:
+            given[f"{name}_seconds"] = parse_seconds(given.pop(name), name)
+    _check_retries(given)
     for name in ("idempotency_key", "name", "owner", "project"):
         if name in given:
             _check_text(name, given[name])
     return header.model_copy(update=given)
+
+
+def _check_retries(given: dict[str, Any]) -> None:
+    """Raises InvalidJob. A class of exceptions is turned into its name."""
+    retries = given.get("max_retries", 0)
+    if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= RETRIES_LIMIT:
+        raise InvalidJob("max_retries", f"{retries!r} is not a count", f"Write a number from 0 to {RETRIES_LIMIT}")
+    if not isinstance(given.get("exclusive", False), bool):
+        raise InvalidJob("exclusive", f"{given['exclusive']!r} is not a truth value", "Write True or False")
+    for field in ("retry_on", "no_retry_on"):
+        if field in given:
+            one = given[field]
+            several = one if isinstance(one, list | tuple | set | frozenset) else (one,)
+            given[field] = tuple(_exception_name(field, value) for value in several)
+
+
+def _exception_name(field: str, value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return value.__qualname__ if value.__module__ == "builtins" else f"{value.__module__}.{value.__qualname__}"
+    if not isinstance(value, str) or not _EXCEPTION_NAME.fullmatch(value):
+        raise InvalidJob(field, f"{value!r} is no exception", 'Write a class, or names such as "ValueError"')
+    return value
 
 
 def dump(header: JobHeader) -> dict[str, Any]:

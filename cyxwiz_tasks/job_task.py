@@ -8,9 +8,9 @@ signature, and the options of one call (`priority=`, `resources=`, ...) are fold
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -20,13 +20,15 @@ from celery.canvas import Signature
 from cyxwiz_tasks.celery_app import INBOX_QUEUE, app
 from cyxwiz_tasks.entry import Entry, entry_of
 from cyxwiz_tasks.ids import new_id
-from cyxwiz_tasks.job_header import changed, fold, os_user
+from cyxwiz_tasks.job_header import JOB_OPTIONS, changed, fold, os_user
 from cyxwiz_tasks.protocol import INBOX, JobHeader
 from cyxwiz_tasks.resources import Resources
 
 if TYPE_CHECKING:
     from cyxwiz_tasks.handle import JobHandle
 
+#: Of the options of one call, those that a task may set for all its calls.
+_TASK_OPTIONS = tuple(name for name in JOB_OPTIONS if name not in ("name", "idempotency_key"))
 #: The module of the tasks that come with this project: its functions need no entry.
 _BUILTIN = "cyxwiz_tasks.builtin"
 
@@ -52,7 +54,7 @@ class JobTask(Task):  # type: ignore[misc]
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = cls.__dict__
-        options = {name: own.get(name) for name in ("resources", "priority", "time_limit", "owner", "project")}
+        options = {name: own.get(name) for name in _TASK_OPTIONS}
         # Celery would send these two as its own options; a text as a priority is none that kombu knows.
         for name in ("priority", "time_limit"):
             if name in own:
@@ -158,6 +160,12 @@ def job(
     resources: Resources | dict[str, Any] | None = None,
     priority: str | int | None = None,
     time_limit: str | float | timedelta | None = None,
+    start_by: str | float | timedelta | datetime | None = None,
+    deadline: str | float | timedelta | datetime | None = None,
+    max_retries: int | None = None,
+    retry_on: Iterable[type[BaseException] | str] = (),
+    no_retry_on: Iterable[type[BaseException] | str] = (),
+    exclusive: bool | None = None,
     name: str | None = None,
     owner: str | None = None,
     project: str | None = None,
@@ -170,8 +178,10 @@ def job(
 ) -> JobTask | Callable[[Callable[..., Any]], JobTask]:
     """Make a function a job: `@job`, or `@job(resources=Resources(gpus=1), priority="high", time_limit="4h")`.
 
-    `name` is the task's name in Celery, by default its module and name; every other option is Celery's own (`bind`,
-    `ignore_result`, `max_retries`, `autoretry_for`, ...). Raises InvalidJob at once for an option that cannot be used
+    `max_retries` tries the job again after ends that are its own fault: of its exceptions those in `retry_on` (empty:
+    all) and not in `no_retry_on`. `start_by`, `deadline` and `exclusive` are those of `Client.submit`. `name` is the
+    task's name in Celery, by default its module and name; every other option is Celery's own (`bind`, `ignore_result`,
+    `autoretry_for`, ...). Raises InvalidJob at once for an option that cannot be used
     and for a function that another process could not import.
     """
     if function is None:

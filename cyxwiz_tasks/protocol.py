@@ -56,6 +56,11 @@ def telemetry_key(node_id: str) -> str:
     return f"cyxwiz.telemetry.{node_id}"
 
 
+def running_key(node_id: str) -> str:
+    """The text with what a node runs, as JSON (`Running`); it expires with the node's beats."""
+    return f"cyxwiz.running.{node_id}"
+
+
 def progress_key(job_id: str) -> str:
     """The stream of a job's updates: entries with one field `update`, a JSON object (`Update`)."""
     return f"cyxwiz.progress.{job_id}"
@@ -89,6 +94,18 @@ class JobHeader(Message):
     owner: str = ""
     project: str = ""
     time_limit_seconds: float | None = None
+    #: from its acceptance on: cancelled if it has not started by then
+    start_by_seconds: float | None = None
+    #: from its acceptance on: ended wherever it is if it has not ended by then
+    deadline_seconds: float | None = None
+    #: further tries after an end that is the job's own fault; what nodes do to it never counts
+    max_retries: int = 0
+    #: names of exceptions, with or without their module: only these are tried again (empty: every one)
+    retry_on: tuple[str, ...] = ()
+    #: names of exceptions that are never tried again
+    no_retry_on: tuple[str, ...] = ()
+    #: it writes to the outside world: its node ends it before its lease could end
+    exclusive: bool = False
     #: where the submitter waits for the scheduler's word, if it does
     reply_to: str | None = None
 
@@ -108,6 +125,8 @@ class Assignment(Message):
     #: indexes of the node's GPUs that the job may use
     gpus: tuple[int, ...] = ()
     epoch: int
+    #: what was left until the job's deadline when the message was made
+    deadline_seconds: float | None = None
 
 
 class Ack(Message):
@@ -189,7 +208,8 @@ class Ended(AttemptReport):
     """The attempt is over and its processes are gone."""
 
     kind: Literal["ended"] = "ended"
-    outcome: Literal["completed", "failed", "cancelled", "preempted"]
+    #: "retry": the task retries itself, `retry` is the next message of the same job
+    outcome: Literal["completed", "failed", "cancelled", "preempted", "retry"]
     cause: Cause | None = None
     #: one or two sentences that a user can act on
     message: str | None = None
@@ -199,6 +219,12 @@ class Ended(AttemptReport):
     #: what the function returned; None too where it is larger than `result_limit_bytes`
     result: JsonValue = None
     seconds: float = 0.0
+    #: the Celery message of the job's next try, as it would lie in the inbox
+    retry: str | None = None
+    #: out of memory: how much the attempt had, of its smallest GPU, or of the host where it had none
+    had_memory_bytes: int | None = None
+    #: nobody on the node will tell Celery of this end, its agent was started anew meanwhile: the scheduler does
+    untold: bool = False
     reply_to: str | None = None
 
 
@@ -220,6 +246,16 @@ class ReportReply(Message):
     message: str | None = None
 
 
+class Running(Message):
+    """What a node runs, told with its beats: the scheduler compares it with the record."""
+
+    incarnation: str
+    #: rises with every telling of one incarnation
+    number: int
+    #: tokens of attempts that run, or whose end is not confirmed yet
+    tokens: tuple[int, ...] = ()
+
+
 # Controls: scheduler -> one node ----------------------------------------------------------------------------------
 
 
@@ -231,6 +267,8 @@ class Stop(Message):
     token: int
     outcome: Literal["cancelled", "preempted"] = "cancelled"
     grace_seconds: float = 2.0
+    #: for the job's log and its record: what its place is needed for
+    reason: str = ""
 
 
 class RegisterAgain(Message):
@@ -262,7 +300,33 @@ class Why(Message):
     reply_to: str | None = None
 
 
-Command = Annotated[Cancel | Why, Field(discriminator="kind")]
+class Release(Message):
+    """Put a held job back into the queue."""
+
+    kind: Literal["release"] = "release"
+    job: str
+    reply_to: str | None = None
+
+
+class Drain(Message):
+    """Give a node, by name or id, no new work, and end what it runs in `deadline_seconds`: 0 at once, None never."""
+
+    kind: Literal["drain"] = "drain"
+    node: str
+    deadline_seconds: float | None = 0.0
+    reason: str = ""
+    reply_to: str | None = None
+
+
+class Undrain(Message):
+    """Let a node that drains, or that is in quarantine, take work again."""
+
+    kind: Literal["undrain"] = "undrain"
+    node: str
+    reply_to: str | None = None
+
+
+Command = Annotated[Cancel | Why | Release | Drain | Undrain, Field(discriminator="kind")]
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,11 +27,13 @@ class Settings(BaseSettings):
     #: how long Celery's result backend keeps a state, and Redis a job's log and progress
     result_ttl_seconds: int = Field(default=24 * 3600, gt=0)
 
-    heartbeat_seconds: float = Field(default=0.5, gt=0)
+    heartbeat_seconds: float = Field(default=0.3, gt=0)
     #: silent for so long: no new work is placed on the node
-    suspect_after_seconds: float = Field(default=2.0, gt=0)
+    suspect_after_seconds: float = Field(default=1.0, gt=0)
     #: silent for so long: its attempts are lost and placed again
     lease_seconds: float = Field(default=15.0, gt=0)
+    #: a node that cannot reach the broker trains on for so long: its reports count while nobody took its place
+    disconnected_seconds: float = Field(default=900.0, gt=0)
 
     #: the score's weights, in this order: reputation, availability, capability fit, uptime
     score_weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)
@@ -41,6 +44,20 @@ class Settings(BaseSettings):
     result_limit_bytes: int = Field(default=256 * 1024, gt=0)
     #: how long a job may take to end by itself once it is asked to stop
     stop_grace_seconds: float = Field(default=2.0, ge=0)
+    #: the same for a job that gives its place back, and may write a checkpoint first
+    preempt_grace_seconds: float = Field(default=20.0, ge=0)
+    #: jobs of this priority and above take the place of less urgent ones; "never": none does
+    preempt_from: Literal["low", "normal", "high", "critical", "never"] = "critical"
+    #: no report for the longer of this and `hung_factor` times the job's usual pause between two: it hangs
+    hung_floor_seconds: float = Field(default=300.0, gt=0)
+    hung_factor: float = Field(default=20.0, ge=1)
+
+    #: faults of a node, without a success in between, that put it into quarantine; then its first one is so long, and
+    #: each further one twice as long
+    quarantine_faults: int = Field(default=3, ge=1)
+    quarantine_seconds: float = Field(default=60.0, gt=0)
+    #: how long the record keeps jobs that have ended
+    retention_days: float = Field(default=90.0, gt=0)
 
     @property
     def stack_file(self) -> Path:

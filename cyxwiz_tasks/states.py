@@ -65,8 +65,10 @@ class Cause(StrEnum):
     PREEMPTED = "preempted"
     #: somebody cancelled the job
     CANCELLED = "cancelled"
-    #: waited past its `expires`
+    #: waited past its `expires` or `start_by`
     EXPIRED = "expired"
+    #: did not end by its `deadline`
+    DEADLINE = "deadline"
 
 
 class Priority(StrEnum):

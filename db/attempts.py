@@ -100,7 +100,8 @@ class Start:
 _START = text(
     """
     WITH moved AS (
-        UPDATE jobs SET state = 'running', started_at = statement_timestamp()
+        UPDATE jobs SET state = 'running', started_at = statement_timestamp(),
+            first_started_at = coalesce(first_started_at, statement_timestamp())
         FROM json_to_recordset(CAST(:rows AS json)) AS given (
             job_id uuid, token bigint, node_id uuid, pid int, device text
         )

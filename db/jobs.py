@@ -52,6 +52,9 @@ class NewJob:
     not_before: datetime | None = None
     expires_at: datetime | None = None
     time_limit_seconds: float | None = None
+    #: from its acceptance on, by the database's clock
+    start_by_seconds: float | None = None
+    deadline_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if known_id(self.id) != self.id:
@@ -131,15 +134,17 @@ _ACCEPT = text(
     """
     WITH added AS (
         INSERT INTO jobs (id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, headers,
-            body, properties, digest, state, submitted_at, accepted_at, not_before, expires_at, time_limit_seconds)
+            body, properties, digest, state, submitted_at, accepted_at, not_before, expires_at, time_limit_seconds,
+            deadline_at)
         SELECT id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, headers,
             body, properties, decode(digest, 'hex'), 'pending', submitted_at, statement_timestamp(), not_before,
-            expires_at, time_limit_seconds
+            least(expires_at, statement_timestamp() + make_interval(secs => start_by_seconds)), time_limit_seconds,
+            statement_timestamp() + make_interval(secs => deadline_seconds)
         FROM json_to_recordset(CAST(:rows AS json)) AS given (
             id uuid, task text, entry text, name text, owner text, project text, idempotency_key text,
             priority smallint, resources jsonb, shape text, headers jsonb, body text, properties jsonb, digest text,
             submitted_at timestamptz, not_before timestamptz, expires_at timestamptz,
-            time_limit_seconds double precision
+            time_limit_seconds double precision, start_by_seconds double precision, deadline_seconds double precision
         )
         ON CONFLICT DO NOTHING
         RETURNING id, seq
@@ -292,7 +297,7 @@ def release(tx: Connection, epoch: int, ids: Sequence[str]) -> list[str]:
 
 _EXPIRED = text(
     """
-    SELECT id FROM jobs WHERE state = 'pending' AND expires_at <= statement_timestamp()
+    SELECT id FROM jobs WHERE state = 'pending' AND expires_at <= statement_timestamp() AND first_started_at IS NULL
     ORDER BY expires_at LIMIT :limit"""
 )
 

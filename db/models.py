@@ -45,10 +45,18 @@ class NodeState(StrEnum):
     LEFT = "left"
 
 
+class Cordon(StrEnum):
+    #: a person asked for it
+    DRAINING = "draining"
+    #: it broke jobs
+    QUARANTINED = "quarantined"
+
+
 JOB_STATES = tuple(JobState)
 ATTEMPT_STATES = tuple(AttemptState)
 NODE_STATES = tuple(NodeState)
 CAUSES = tuple(Cause)
+CORDONS = tuple(Cordon)
 
 #: Rises for ever, over all jobs: of two attempts the later one has the higher token.
 TOKENS = Sequence("attempt_token_seq")
@@ -101,6 +109,7 @@ class Node(Base):
     __tablename__ = "nodes"
     __table_args__ = (
         CheckConstraint(one_of("state", NODE_STATES), name="state"),
+        CheckConstraint(one_of("cordon", CORDONS), name="cordon"),
         Index("ix_nodes_name", "name"),
     )
 
@@ -120,6 +129,14 @@ class Node(Base):
     left_at: Mapped[datetime | None]
     up_seconds: Mapped[float] = mapped_column(Double, server_default=text("0"))
     telemetry: Mapped[dict[str, Any] | None]
+    #: why it gets no new work, although it is up
+    cordon: Mapped[str | None]
+    #: quarantine: when it is over; drain: when what still runs is ended, if ever
+    cordon_until: Mapped[datetime | None]
+    cordon_reason: Mapped[str | None]
+    #: faults since its last success, and quarantines since it was last trusted again
+    faults: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    quarantines: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class Device(Base):
@@ -158,6 +175,10 @@ class Job(Base):
             "expires_at",
             postgresql_where=text("state = 'pending' AND expires_at IS NOT NULL"),
         ),
+        Index(
+            "ix_jobs_deadline_at", "deadline_at", postgresql_where=text("ended_at IS NULL AND deadline_at IS NOT NULL")
+        ),
+        Index("ix_jobs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -197,7 +218,12 @@ class Job(Base):
     ended_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
     time_limit_seconds: Mapped[float | None] = mapped_column(Double)
+    #: of its first attempt: from then on it has kept its `start_by`
+    first_started_at: Mapped[datetime | None]
+    #: what its attempts taught: fields that tighten its resources, such as a bigger GPU after it ran out of memory
+    learned: Mapped[dict[str, Any] | None]
     cancel_requested_at: Mapped[datetime | None]
     cancel_reason: Mapped[str | None]
 

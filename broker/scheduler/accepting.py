@@ -107,6 +107,8 @@ def _new_job(arrival: Arrival) -> NewJob:
             not_before=arrival.not_before,
             expires_at=arrival.expires_at,
             time_limit_seconds=arrival.time_limit_seconds,
+            start_by_seconds=header.start_by_seconds,
+            deadline_seconds=header.deadline_seconds,
         )
     except CyxwizError as error:
         raise Refused(error, arrival.id, header.reply_to) from None

@@ -99,10 +99,11 @@ def test_a_new_migration_is_drafted_from_what_differs(database_url, engine, tmp_
     monkeypatch.setattr(migrate, "MIGRATIONS", tmp_path / "migrations")
     with engine.begin() as tx:
         tx.execute(text("ALTER TABLE jobs DROP COLUMN project"))
+    following = f"{int(migrate.head()) + 1:04}"
     draft = migrate.revise(database_url, "Add projects")
-    assert draft == tmp_path / "migrations" / "versions" / "v0002_add_projects.py"
+    assert draft == tmp_path / "migrations" / "versions" / f"v{following}_add_projects.py"
     assert "op.add_column('jobs', sa.Column('project', sa.Text(), nullable=False))" in draft.read_text()
-    assert migrate.head() == "0002"
+    assert migrate.head() == following
 
 
 def test_a_server_that_is_away_is_said_so(tmp_path):

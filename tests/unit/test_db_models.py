@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import CheckConstraint
 
 from cyxwiz_tasks.states import JOB_MOVES, LIVE_ATTEMPT_STATES, AttemptState, Cause, JobState, Priority
-from db.migrations.versions import v0001_record
-from db.models import Base, NodeState
+from db.migrations.versions import v0001_record, v0002_nothing_lost
+from db.models import Base, Cordon, NodeState
 from db.moves import LIVE, sources, waiting_sources
 
 DIAGRAMS = Path(__file__).parents[2] / "docs" / "states.md"
@@ -30,11 +30,12 @@ def check_of(table: str, name: str) -> str:
     ("table", "column", "enum", "migrated"),
     [
         ("jobs", "state", JobState, v0001_record.JOB_STATES),
-        ("jobs", "cause", Cause, v0001_record.CAUSES),
+        ("jobs", "cause", Cause, v0002_nothing_lost.CAUSES),
         ("attempts", "state", AttemptState, v0001_record.ATTEMPT_STATES),
-        ("attempts", "cause", Cause, v0001_record.CAUSES),
-        ("events", "cause", Cause, v0001_record.CAUSES),
+        ("attempts", "cause", Cause, v0002_nothing_lost.CAUSES),
+        ("events", "cause", Cause, v0002_nothing_lost.CAUSES),
         ("nodes", "state", NodeState, v0001_record.NODE_STATES),
+        ("nodes", "cordon", Cordon, v0002_nothing_lost.CORDONS),
     ],
 )
 def test_checks_name_exactly_the_members(table, column, enum, migrated):
