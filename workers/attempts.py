@@ -19,8 +19,6 @@ class StopRequest:
         self._read, self._write = os.pipe()
         self._lock = threading.Lock()
         self.asked: Stop | None = None
-        #: whether Celery has told everybody already that the job is revoked
-        self.announced = False
 
     def fileno(self) -> int:
         return self._read
@@ -46,17 +44,17 @@ class StopRequest:
 
 
 class Attempts:
-    """Running attempts by their token and by the pid of their process. For any thread."""
+    """Running attempts by their token. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_token: dict[int, tuple[str, int, StopRequest]] = {}
+        self._by_token: dict[int, tuple[str, StopRequest]] = {}
         self._stopped_before_start: OrderedDict[int, Stop] = OrderedDict()
 
-    def enter(self, job: str, token: int, pid: int, stop: StopRequest) -> None:
+    def enter(self, job: str, token: int, stop: StopRequest) -> None:
         """An attempt begins; a stop that came earlier is asked for at once."""
         with self._lock:
-            self._by_token[token] = (job, pid, stop)
+            self._by_token[token] = (job, stop)
             early = self._stopped_before_start.pop(token, None)
         if early is not None:
             stop.ask(early)
@@ -75,20 +73,12 @@ class Attempts:
                 while len(self._stopped_before_start) > _REMEMBERED:
                     self._stopped_before_start.popitem(last=False)
         if found is not None:
-            found[2].ask(stop)
-
-    def cancel_process(self, pid: int) -> None:
-        """Celery ends the job in this process, if one runs there, and says itself that it is revoked."""
-        with self._lock:
-            found = [(job, token, stop) for token, (job, its, stop) in self._by_token.items() if its == pid]
-        for job, token, stop in found:
-            stop.announced = True
-            stop.ask(Stop(job=job, token=token, outcome="cancelled"))
+            found[1].ask(stop)
 
     def preempt_all(self, grace_seconds: float) -> None:
         """The node stops: every attempt gives its place back."""
         with self._lock:
-            found = [(job, token, stop) for token, (job, _, stop) in self._by_token.items()]
+            found = [(job, token, stop) for token, (job, stop) in self._by_token.items()]
         for job, token, stop in found:
             stop.ask(Stop(job=job, token=token, outcome="preempted", grace_seconds=grace_seconds))
 

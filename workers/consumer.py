@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from redis import RedisError
 
 from cyxwiz_tasks.job_task import JobTask
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, REPORTS, Assignment, Ended
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, REPORTS, Assignment, Ended, Stop
 from cyxwiz_tasks.states import Cause
 from workers.executor import run
 from workers.node import node_of
@@ -26,13 +26,26 @@ log = logging.getLogger(__name__)
 
 
 class NodeRequest(Request):  # type: ignore[misc]
-    """Celery drops a message whose task was revoked or has expired, without a word: the scheduler must hear of it."""
+    """A job's message, as Celery holds it from its arrival to its end."""
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End the job as cancelled, whatever the signal and whether it runs already.
+
+        Celery itself would say REVOKED at once, and what the job had just reported would then be written over it. Here
+        its attempt says so, when its processes are gone and the record has it.
+        """
+        try:
+            given = self._assignment()
+        except ValidationError:
+            return  # it did not come through the scheduler, and fails for that
+        node_of(self.app).attempts.stop(Stop(job=given.job, token=given.token, reason="revoked"))
 
     def revoked(self) -> bool:
+        """Celery drops a revoked or expired message without a word: the scheduler must hear of it."""
         if not super().revoked():
             return False
         try:
-            given = Assignment.model_validate(self.request_dict.get(ASSIGNMENT_HEADER))
+            given = self._assignment()
             ended = Ended(
                 **given.model_dump(include={"node", "incarnation", "job", "attempt", "token"}),
                 outcome="cancelled",
@@ -43,6 +56,9 @@ class NodeRequest(Request):  # type: ignore[misc]
         except (ValidationError, RedisError) as error:
             log.warning("revoked job %s could not be reported: %s", self.id, error)
         return True
+
+    def _assignment(self) -> Assignment:
+        return Assignment.model_validate(self.request_dict.get(ASSIGNMENT_HEADER))
 
 
 class NodeTask(JobTask):

@@ -123,7 +123,7 @@ def _begin(
         log=JobLog(folder / "log", node.settings.log_limit_bytes, reports.output),
         stop_request=StopRequest(),
     )
-    node.attempts.enter(assignment.job, assignment.token, process.pid, attempt.stop_request)
+    node.attempts.enter(assignment.job, assignment.token, attempt.stop_request)
     node.reporter.watch(reports)
     return attempt
 
@@ -228,7 +228,7 @@ def _conclude(task: Task, attempt: Attempt, outcome: Outcome) -> Any:
         case "failed":
             assert outcome.error is not None
             raise outcome.error
-        case "cancelled" if not attempt.stop_request.announced:
+        case "cancelled":
             task.backend.mark_as_revoked(
                 task.request.id, outcome.message, request=task.request, store_result=not task.request.ignore_result
             )

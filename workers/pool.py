@@ -33,13 +33,6 @@ class _Current(threading.local):
 current = _Current()
 
 
-class Applied(ApplyResult):  # type: ignore[misc]
-    """Celery ends a job through the pool and then through this: the pool has done it."""
-
-    def terminate(self, signum: int) -> None:
-        return None
-
-
 class WarmProcessPool(TaskPool):  # type: ignore[misc]
     """At most `limit` jobs at a time; one process more than that exists, so that a place is warm when it frees."""
 
@@ -63,7 +56,7 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
         callback: Any = None,
         accept_callback: Any = None,
         **_: Any,
-    ) -> Applied:
+    ) -> ApplyResult:
         def run() -> None:
             process = current.process = self._take()
             try:
@@ -74,11 +67,7 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
                 process.close()
                 self._wanted.release()
 
-        return Applied(self.executor.submit(run))
-
-    def terminate_job(self, pid: int, signum: int | None = None) -> None:
-        """End a job as cancelled, whatever the signal: its whole tree ends, and the record says why."""
-        self._node.attempts.cancel_process(pid)
+        return ApplyResult(self.executor.submit(run))
 
     def on_stop(self) -> None:
         """Give back the places of running jobs, and end every process."""

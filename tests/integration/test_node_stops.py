@@ -53,6 +53,7 @@ def test_stops_of_every_kind(node, scheduler, tmp_path):
         ("careless", cancels_a_job_that_never_looks_at_once),
         ("stubborn", cancels_a_stubborn_job_and_its_daemon),
         ("revoked", revokes_with_terminate),
+        ("busy", revokes_while_the_job_reports),
         ("early", hears_a_stop_before_its_message),
         ("preempted", gives_a_place_back),
         ("killed", notices_a_killed_process),
@@ -99,6 +100,16 @@ def revokes_with_terminate(node, scheduler, folder):
     assert (ended.outcome, ended.cause) == ("cancelled", "cancelled")
     assert not is_alive(pid)
     wait_until(lambda: result.state == "REVOKED")
+
+
+def revokes_while_the_job_reports(node, scheduler, folder):
+    """REVOKED is the last word: what the job had just said must not be written over it."""
+    for number in range(5):
+        result = node_jobs.counts_until.delay(str(folder / str(number)))
+        wait_until(lambda result=result: result.state == "PROGRESS")
+        result.revoke(terminate=True)
+        assert scheduler.wait_for("ended", result.id).outcome == "cancelled"
+        wait_until(lambda result=result: result.state == "REVOKED", seconds=5.0)
 
 
 def hears_a_stop_before_its_message(node, scheduler, folder):

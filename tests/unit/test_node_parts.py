@@ -157,14 +157,13 @@ def test_a_stop_reaches_its_attempt_before_and_after_it_begins():
     attempts = Attempts()
     early, late = StopRequest(), StopRequest()
     attempts.stop(Stop(job="j", token=1))
-    attempts.enter("j", 1, 100, early)
+    attempts.enter("j", 1, early)
     assert early.asked is not None
-    attempts.enter("k", 2, 200, late)
+    attempts.enter("k", 2, late)
     attempts.preempt_all(1.0)
     assert late.asked.outcome == "preempted"
-    attempts.cancel_process(200)
+    attempts.stop(Stop(job="k", token=2))
     assert late.asked.outcome == "cancelled"
-    assert late.announced
     assert attempts.tokens() == (1, 2)
     attempts.leave(1)
     late.close()
