@@ -25,7 +25,7 @@ from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
 from cyxwiz_tasks.states import CELERY_STATES, JobState
-from cyxwiz_tasks.submission import Submission, prepare
+from cyxwiz_tasks.submission import Preparation, Submission
 from cyxwiz_tasks.training_job import TrainingJob
 
 Job: TypeAlias = TrainingJob | Signature
@@ -102,8 +102,8 @@ class Client:
         refuses some, the first refusal is raised and its `accepted` lists the handles of the others.
         """
         reply_to = reply_key(new_id()) if wait else None
-        pairs = (job if isinstance(job, tuple) else (job, {}) for job in jobs)
-        submissions = [prepare(self.app, job, dict(options), reply_to) for job, options in pairs]
+        prepare = Preparation(self.app, reply_to).prepare
+        submissions = [prepare(*job) if isinstance(job, tuple) else prepare(job, {}) for job in jobs]
         with reached(self.broker_url):
             self._push(submissions)
             acks = self._acks(submissions, reply_to, timeout) if reply_to is not None else {}

@@ -93,7 +93,7 @@ def changed(header: JobHeader, options: dict[str, Any]) -> JobHeader:
     _check_retries(given)
     for name in ("idempotency_key", "name", "owner", "project"):
         if name in given:
-            _check_text(name, given[name])
+            check_text(name, given[name])
     return header.model_copy(update=given)
 
 
@@ -144,6 +144,8 @@ def fold(options: dict[str, Any], own: JobHeader | None = None) -> dict[str, Any
     return kept
 
 
-def _check_text(name: str, value: Any) -> None:
+def check_text(name: str, value: Any) -> str:
+    """The value. Raises InvalidJob if it is no short text that people can read."""
     if not isinstance(value, str) or not value.strip() or len(value) > 200 or not value.isprintable():
         raise InvalidJob(name, f"{str(value)[:40]!r} cannot be used", "Write a text of 1 to 200 printable characters")
+    return value

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature
 
-from cyxwiz_tasks.envelope import envelope
+from cyxwiz_tasks.envelope import Template, gap
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.ids import new_id, parse_id
-from cyxwiz_tasks.job_header import JOB_OPTIONS, fold, os_user
-from cyxwiz_tasks.protocol import HEADER, TRAIN_TASK, JobHeader
+from cyxwiz_tasks.job_header import JOB_OPTIONS, check_text, fold
+from cyxwiz_tasks.protocol import HEADER, TRAIN_TASK
 from cyxwiz_tasks.training_job import TrainingJob
 
 #: Options of one submission, beside Celery's own that a signature may carry.
 SUBMIT_OPTIONS = (*JOB_OPTIONS, "id")
+
+#: Options that differ from job to job where nothing else does.
+_GAPS = {name: gap(name) for name in ("name", "idempotency_key")}
+#: Celery's options that count from the moment of the call.
+_FROM_NOW = {"countdown", "expires"}
+#: Kinds of jobs that one call remembers.
+_KINDS = 8
+_NONE: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,56 +41,91 @@ class Submission:
     message: bytes
 
 
-def prepare(app: Celery, job: TrainingJob | Signature, options: dict[str, Any], reply_to: str | None) -> Submission:
-    """The message of one job.
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What jobs have in common whose task and options are equal, and what they are recognised by."""
 
-    Raises InvalidJob that names the field, TypeError where a signature's arguments do not fit its function.
-    """
-    unknown = set(options) - set(SUBMIT_OPTIONS)
-    if unknown:
-        raise InvalidJob(sorted(unknown)[0], "is no option of submit()", f"There are {', '.join(SUBMIT_OPTIONS)}")
-    given = options.get("id")
-    job_id = new_id() if given is None else parse_id(given)
-    ours = {name: value for name, value in options.items() if name != "id" and value is not None}
-    if isinstance(job, TrainingJob):
-        return _training(app, job, job_id, ours, reply_to)
-    if isinstance(job, Signature):
-        return _signature(app, job, job_id, ours, reply_to)
-    raise InvalidJob(
-        "job",
-        f"a {type(job).__name__} is no job",
-        "Pass a TrainingJob, or a signature such as finetune.s(learning_rate=1e-4)",
-    )
+    task: str
+    #: Celery's options; None for a TrainingJob
+    celerys: dict[str, Any] | None
+    ours: dict[str, Any]
+    ignore_result: bool
+    template: Template
 
 
-def _training(app: Celery, job: TrainingJob, job_id: str, options: dict[str, Any], reply_to: str | None) -> Submission:
-    folded = fold(options, JobHeader(owner=os_user(), name=job.name, reply_to=reply_to))
-    spec = job.model_dump(mode="json", exclude_defaults=True)
-    return Submission(job_id, TRAIN_TASK, False, envelope(app, TRAIN_TASK, job_id, ((spec,), {}), folded))
+class Preparation:
+    """Prepares the jobs of one call. Most of them are of few kinds, whose options are checked and encoded only once."""
+
+    def __init__(self, app: Celery, reply_to: str | None) -> None:
+        self.app, self.reply_to = app, reply_to
+        self._kinds: deque[_Kind] = deque(maxlen=_KINDS)
+
+    def prepare(self, job: TrainingJob | Signature, options: Mapping[str, Any]) -> Submission:
+        """The message of one job.
+
+        Raises InvalidJob that names the field, TypeError where a signature's arguments do not fit its function.
+        """
+        unknown = options.keys() - SUBMIT_OPTIONS
+        if unknown:
+            raise InvalidJob(sorted(unknown)[0], "is no option of submit()", f"There are {', '.join(SUBMIT_OPTIONS)}")
+        ours = {name: value for name, value in options.items() if name != "id" and value is not None}
+        given = options.get("id")
+        job_id = new_id() if given is None else parse_id(given)
+        texts = {name: check_text(name, ours[name]) for name in _GAPS if name in ours}
+        if isinstance(job, TrainingJob):
+            task, celerys, args, kwargs = TRAIN_TASK, None, (_spec(job),), _NONE
+            if job.name is not None:
+                texts.setdefault("name", job.name)
+        elif isinstance(job, Signature):
+            _check_signature(job)
+            task, celerys, args, kwargs = job["task"], job["options"], job["args"], job["kwargs"]
+        else:
+            raise InvalidJob(
+                "job",
+                f"a {type(job).__name__} is no job",
+                "Pass a TrainingJob, or a signature such as finetune.s(learning_rate=1e-4)",
+            )
+        kind = self._kind(task, celerys, ours | {name: _GAPS[name] for name in texts})
+        return Submission(job_id, task, kind.ignore_result, kind.template.message(job_id, args, kwargs, texts))
+
+    def _kind(self, task: str, celerys: dict[str, Any] | None, ours: dict[str, Any]) -> _Kind:
+        for known in self._kinds:
+            if known.task == task and known.ours == ours and known.celerys == celerys:
+                return known
+        folded = self._folded(celerys, ours)
+        template = Template(self.app, task, folded, {name: mark for name, mark in _GAPS.items() if name in ours})
+        # Copies: who made the options may change them before the next job.
+        kind = _Kind(task, deepcopy(celerys), deepcopy(ours), bool(folded.get("ignore_result")), template)
+        if not any(
+            name in _FROM_NOW or isinstance(value, datetime) for name, value in {**(celerys or {}), **ours}.items()
+        ):
+            self._kinds.appendleft(kind)
+        return kind
+
+    def _folded(self, celerys: dict[str, Any] | None, ours: dict[str, Any]) -> dict[str, Any]:
+        """Celery's options, with what the scheduler must know in our header."""
+        folded = fold({**(celerys or {}), **ours})
+        header = {name: value for name, value in folded["headers"][HEADER].items() if name != "reply_to"}
+        if self.reply_to is not None:
+            header["reply_to"] = self.reply_to
+        return folded | {"headers": folded["headers"] | {HEADER: header}}
 
 
-def _signature(
-    app: Celery, signature: Signature, job_id: str, options: dict[str, Any], reply_to: str | None
-) -> Submission:
+def _spec(job: TrainingJob) -> dict[str, Any]:
+    return job.model_dump(mode="json", exclude_defaults=True)
+
+
+def _check_signature(signature: Signature) -> None:
+    """Raises InvalidJob if it is not one job of ours, TypeError if its arguments do not fit."""
     if signature.get("subtask_type"):
         raise InvalidJob(
             "job", f"a {signature['subtask_type']} is more than one job", "Send it by its own apply_async() or delay()"
         )
-    folded = fold({**signature.options, **options})
-    if HEADER not in (signature.options.get("headers") or {}):
-        raise InvalidJob("job", f"{signature.task} is a plain Celery task", "Make it a job: @job, or base=JobTask")
-    _check_arguments(signature)
-    # A new dict: the signature may be sent again, by another thread.
-    header = {name: value for name, value in folded["headers"][HEADER].items() if name != "reply_to"}
-    folded["headers"] |= {HEADER: header | ({} if reply_to is None else {"reply_to": reply_to})}
-    message = envelope(app, signature.task, job_id, (signature.args, signature.kwargs), folded)
-    return Submission(job_id, signature.task, bool(folded.get("ignore_result")), message)
-
-
-def _check_arguments(signature: Signature) -> None:
+    if HEADER not in (signature["options"].get("headers") or {}):
+        raise InvalidJob("job", f"{signature['task']} is a plain Celery task", "Make it a job: @job, or base=JobTask")
     try:
         task = signature.type
     except KeyError:
         return  # a task of another program: its node will tell
     if task.typing:
-        task.__header__(*signature.args, **signature.kwargs)
+        task.__header__(*signature["args"], **signature["kwargs"])
