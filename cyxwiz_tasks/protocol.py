@@ -214,6 +214,8 @@ class Ended(AttemptReport):
     #: one or two sentences that a user can act on
     message: str | None = None
     exception: str | None = None
+    #: the classes that the exception is an instance of, itself first, each as "module.Class"
+    exception_bases: tuple[str, ...] = ()
     traceback: str | None = None
     exit_code: int | None = None
     #: what the function returned; None too where it is larger than `result_limit_bytes`
@@ -243,6 +245,8 @@ class ReportReply(Message):
     """`committed` False: the report came from an attempt that is no longer the job's current one."""
 
     committed: bool
+    #: False: the job goes on, waits to be tried again or is held; the node tells Celery nothing of this end
+    final: bool = True
     message: str | None = None
 
 

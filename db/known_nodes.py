@@ -23,12 +23,17 @@ class KnownNode:
     reputation: float
     #: share of the time since it was first seen in which it was up, 0 to 1
     uptime: float
+    #: why it gets no new work, "draining" or "quarantined"; its faults and quarantines: see `db.models.Node`
+    cordon: str | None
+    faults: int
+    quarantines: int
 
 
 _KNOWN = text(
     """
     SELECT id::text, name, hostname, incarnation, state, capability, reputation::float8, (up_seconds + :credit)
-        / greatest(extract(epoch FROM statement_timestamp() - first_seen_at)::float8 + :credit, up_seconds + :credit)
+        / greatest(extract(epoch FROM statement_timestamp() - first_seen_at)::float8 + :credit, up_seconds + :credit),
+        cordon, faults, quarantines
     FROM nodes WHERE state IN ('up', 'suspect')"""
 )
 

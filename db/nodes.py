@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.states import Cause
-from db.models import NODE_STATES, NodeState
+from db.models import NODE_STATES, Cordon, NodeState
 from db.reports import check_ids
 from db.rows import clean, readable, storable
 
@@ -41,6 +41,10 @@ class Registered:
     incarnation_before: str | None
     reputation: float
     up_seconds: float
+    #: a node keeps them over its restarts: see `cordon`
+    cordon: Cordon | None
+    faults: int
+    quarantines: int
 
 
 # A node that registers again under the same incarnation only came back to the broker: no event. `old` takes no lock: it
@@ -58,7 +62,7 @@ _REGISTER = text(
             incarnation = excluded.incarnation, state = 'up', capability = excluded.capability, slots = excluded.slots,
             region = excluded.region, labels = excluded.labels, registered_at = excluded.registered_at,
             last_seen_at = excluded.last_seen_at, left_at = NULL
-        RETURNING id, reputation, up_seconds
+        RETURNING id, reputation, up_seconds, cordon, faults, quarantines
     ), given AS (
         SELECT * FROM json_to_recordset(CAST(:gpus AS json)) AS given (
             index smallint, model text, memory_bytes bigint, compute_capability text, driver text, cuda text,
@@ -78,7 +82,9 @@ _REGISTER = text(
         FROM kept LEFT JOIN old ON true
         WHERE old.state IS DISTINCT FROM 'up' OR old.incarnation <> :incarnation
     )
-    SELECT kept.id::text, old.state, old.incarnation, reputation::float8, up_seconds FROM kept LEFT JOIN old ON true"""
+    SELECT kept.id::text, old.state, old.incarnation, reputation::float8 AS reputation, up_seconds, cordon, faults,
+        quarantines
+    FROM kept LEFT JOIN old ON true"""
 )
 
 
@@ -99,7 +105,16 @@ def register(tx: Connection, epoch: int, registration: Registration) -> Register
         "epoch": epoch,
     }
     row = tx.execute(_REGISTER, values).one()
-    return Registered(row[0], NodeState(row[1]) if row[1] else None, *row[2:])
+    return Registered(
+        row[0],
+        NodeState(row[1]) if row[1] else None,
+        row[2],
+        row.reputation,
+        row.up_seconds,
+        Cordon(row.cordon) if row.cordon else None,
+        row.faults,
+        row.quarantines,
+    )
 
 
 _MARK = text(
@@ -160,11 +175,101 @@ def rate(tx: Connection, reputations: Mapping[str, float]) -> int:
     return tx.execute(_RATE, {"rows": storable(rows)}).rowcount
 
 
+# A person's word stands over the scheduler's: a node that drains is not put into quarantine.
+_CORDON = text(
+    """
+    WITH old AS (
+        SELECT id FROM nodes WHERE id = CAST(:id AS uuid) AND (cordon IS NULL OR :cordon = 'draining') FOR UPDATE
+    ), moved AS (
+        UPDATE nodes SET cordon = :cordon, cordon_reason = nullif(:reason, ''),
+            cordon_until = statement_timestamp() + make_interval(secs => :seconds),
+            quarantines = quarantines + CASE WHEN :cordon = 'quarantined' THEN 1 ELSE 0 END
+        FROM old WHERE nodes.id = old.id
+    )
+    INSERT INTO events (node_id, epoch, actor, detail)
+    SELECT id, :epoch, :actor, jsonb_strip_nulls(jsonb_build_object(
+        'cordon', :cordon ::text, 'seconds', CAST(:seconds AS double precision), 'reason', nullif(:reason, '')))
+    FROM old"""
+)
+
+
+def cordon(
+    tx: Connection, epoch: int, node_id: str, cordon: Cordon, seconds: float | None = None, reason: str = ""
+) -> bool:
+    """Give a node no new work, and whether that changed anything: a quarantine changes nothing where it has a cordon.
+
+    `seconds` from now, by the database's clock, is the end of a quarantine, or when what still runs on a node that
+    drains is ended (None: never). The cordon stays with the node over its restarts, until `uncordon`.
+    """
+    values = {
+        "id": node_id,
+        "cordon": str(cordon),
+        "seconds": seconds,
+        "reason": clean(reason),
+        "actor": "client" if cordon == Cordon.DRAINING else "scheduler",
+        "epoch": epoch,
+    }
+    return bool(tx.execute(_CORDON, values).rowcount)
+
+
+_UNCORDON = text(
+    """
+    WITH old AS (
+        SELECT id, cordon FROM nodes WHERE id = CAST(:id AS uuid) AND cordon IS NOT NULL FOR UPDATE
+    ), moved AS (
+        UPDATE nodes SET cordon = NULL, cordon_until = NULL, cordon_reason = NULL, faults = 0,
+            quarantines = CASE WHEN :forgive THEN 0 ELSE quarantines END
+        FROM old WHERE nodes.id = old.id
+    ), logged AS (
+        INSERT INTO events (node_id, epoch, actor, detail)
+        SELECT id, :epoch, CASE WHEN :forgive THEN 'client' ELSE 'scheduler' END,
+            jsonb_build_object('uncordoned', cordon)
+        FROM old
+    )
+    SELECT cordon FROM old"""
+)
+
+
+def uncordon(tx: Connection, epoch: int, node_id: str, *, forgive: bool = True) -> Cordon | None:
+    """Let a node take work again; the cordon that it had, None if it had none.
+
+    `forgive`: a person trusts it, its quarantines are forgotten. Otherwise it is on probation while they are not 0.
+    """
+    found = tx.execute(_UNCORDON, {"id": node_id, "forgive": forgive, "epoch": epoch}).scalar_one_or_none()
+    return Cordon(found) if found is not None else None
+
+
+_QUARANTINES_OVER = text(
+    "SELECT id::text FROM nodes WHERE cordon = 'quarantined' AND cordon_until <= statement_timestamp()"
+)
+
+
+def quarantines_over(tx: Connection) -> list[str]:
+    """The nodes whose quarantine is over, by the database's clock."""
+    return [row[0] for row in tx.execute(_QUARANTINES_OVER)]
+
+
+_COUNT_FAULTS = text(
+    """
+    UPDATE nodes SET faults = given.faults, quarantines = given.quarantines
+    FROM json_to_recordset(CAST(:rows AS json)) AS given (id uuid, faults int, quarantines int)
+    WHERE nodes.id = given.id"""
+)
+
+
+def count_faults(tx: Connection, counts: Mapping[str, tuple[int, int]]) -> int:
+    """Keep, by node, its faults since its last success and its quarantines since it was last trusted."""
+    rows = [{"id": node_id, "faults": faults, "quarantines": past} for node_id, (faults, past) in counts.items()]
+    return tx.execute(_COUNT_FAULTS, {"rows": storable(rows)}).rowcount
+
+
 _FIND = text(
     """
     SELECT id, name, hostname, incarnation, state, slots, reputation::float8 AS reputation, region, labels, capability,
-        telemetry, up_seconds, first_seen_at, registered_at, last_seen_at, left_at,
-        extract(epoch FROM statement_timestamp() - last_seen_at)::float8 AS seen_seconds_ago, work.*,
+        cordon, cordon_until, cordon_reason, faults, quarantines, telemetry, up_seconds, first_seen_at, registered_at,
+        last_seen_at, left_at,
+        extract(epoch FROM statement_timestamp() - last_seen_at)::float8 AS seen_seconds_ago,
+        extract(epoch FROM cordon_until - statement_timestamp())::float8 AS cordon_seconds_left, work.*,
         (SELECT coalesce(json_agg(to_jsonb(devices) - 'node_id' ORDER BY index), '[]') FROM devices
             WHERE node_id = nodes.id) AS devices
     FROM nodes CROSS JOIN LATERAL (

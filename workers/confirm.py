@@ -22,7 +22,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 def confirm(node: Node, ended: Ended) -> bool:
-    """Tell the scheduler that an attempt is over; returns whether it counts.
+    """Tell the scheduler that an attempt is over; returns whether it counts, and is the last word on its job.
 
     Waits for as long as it takes; a node that stops gives up after some seconds, and the attempt's lease decides.
     """
@@ -31,7 +31,7 @@ def confirm(node: Node, ended: Ended) -> bool:
         try:
             reply = ask(node.redis, ended, _AGAIN_SECONDS)
             if reply is not None:
-                return reply.committed
+                return reply.committed and reply.final
             log.warning("job %s: no scheduler has confirmed its end yet", ended.job)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if failures == 0:

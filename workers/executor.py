@@ -160,7 +160,7 @@ def _publish_retry(task: Task, outcome: Outcome) -> None:
 
 
 def _report(attempt: Attempt, outcome: Outcome) -> bool:
-    """Everything that was said goes first, the end last. Returns whether the attempt counts."""
+    """Everything that was said goes first, the end last. Returns whether it is the last word on the job."""
     attempt.log.close()
     _flush(attempt)
     if attempt.undead:
@@ -207,7 +207,7 @@ def _stored(text: str | None) -> str | None:
 
 def _tell(attempt: Attempt, outcome: Outcome, committed: bool) -> None:
     why = "" if outcome.message is None else ": " + outcome.message.partition("\n")[0]
-    counts = "" if committed else " (does not count: this is not the job's current attempt)"
+    counts = "" if committed else " (not the last word on the job: it is tried again, or another attempt counts)"
     log.info(
         "job %s (%s) attempt %d %s after %.2f s%s%s",
         attempt.assignment.job,

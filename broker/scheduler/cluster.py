@@ -17,7 +17,7 @@ from broker.scheduler.node import Holding, Node
 from broker.scheduler.scoring import normalised, standing
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.errors import InvalidSettings, NotFound
-from db.models import NodeState
+from db.models import Cordon, NodeState
 
 #: One row's width is that of the node with most GPUs: a node that claimed a million would take the memory of all.
 MAX_GPUS = 256
@@ -57,7 +57,7 @@ class Cluster:
         self.rows: list[Node | None] = []
         #: grows when the columns get a new size
         self.size_version = 0
-        #: nodes that are up and have a free slot
+        #: nodes that take a job at all: up, without a cordon, and with a free slot
         self.open_nodes = 0
         self._by_id: dict[str, Node] = {}
         self._free_rows: list[int] = []
@@ -98,6 +98,7 @@ class Cluster:
         state: NodeState = NodeState.UP,
         reputation: float = 1.0,
         uptime: float = 1.0,
+        cordon: Cordon | None = None,
     ) -> Node:
         """Add a node, or take over its new description. Its jobs keep what they hold until each is released.
 
@@ -115,6 +116,7 @@ class Cluster:
             self.size_version += 1
         node.describe(name, capability, incarnation)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
+        node.cordon = cordon
         self.columns.describe(node)
         self.described.append(node.row)
         self._update(node)
@@ -125,6 +127,13 @@ class Cluster:
         """Only a node that is up gets work. Raises NotFound."""
         node = self.node(node_id)
         node.state = state
+        self._update(node)
+        self.freed.append(node.row)
+
+    def set_cordon(self, node_id: str, cordon: Cordon | None) -> None:
+        """A node with a cordon keeps what runs there and gets nothing new. Raises NotFound."""
+        node = self.node(node_id)
+        node.cordon = cordon
         self._update(node)
         self.freed.append(node.row)
 
@@ -176,7 +185,7 @@ class Cluster:
 
     def _update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
         was_open = node.is_open
-        node.is_open = node.slots_free > 0 and node.state == _UP
+        node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None
         node.standing = standing(node, self.weights)
         node.most_gpu_free = max(0, *node.gpu_free) if node.gpu_free else 0
         self.columns.update(node, positions)

@@ -17,7 +17,7 @@ from broker.scheduler.node import Node
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
-from db.models import NodeState
+from db.models import Cordon, NodeState
 
 _NAMES_SHOWN = 5
 _SHORT_WORDS = {
@@ -26,6 +26,10 @@ _SHORT_WORDS = {
     "gpu_memory": "too little free GPU memory",
     "cpus": "too few free CPU cores",
     "ram": "too little free memory",
+}
+_CORDON_WORDS = {
+    Cordon.DRAINING: "draining",
+    Cordon.QUARANTINED: "in quarantine after repeated faults",
 }
 
 
@@ -39,8 +43,10 @@ class Explanation(BaseModel):
     fitting: int = 0
     #: of these, the ones that take it now
     free: int = 0
-    #: of these, the ones that are silent or take no new work
+    #: of these, the ones that are silent and take no new work
     silent: int = 0
+    #: of these, the ones that take no new work although they are up: draining, quarantined
+    cordoned: dict[str, int] = Field(default_factory=dict)
     #: of these, the ones that are short of something now: slots, gpus, gpu_memory (of shared GPUs), cpus, ram
     short: dict[str, int] = Field(default_factory=dict)
     #: jobs that are served before it; None: it does not wait in line
@@ -98,14 +104,18 @@ def _count_failures(found: Explanation, cluster: Cluster, resources: Resources) 
 
 def _count_shortages(found: Explanation, fitting: list[tuple[Node, list[int]]], demand: Demand) -> None:
     short: Counter[str] = Counter()
+    cordoned: Counter[str] = Counter()
     for node, admitted in fitting:
+        if node.cordon is not None:
+            cordoned[str(node.cordon)] += 1
+            continue
         if node.state != NodeState.UP:
             found.silent += 1
             continue
         lacks = _shortages(node, demand, admitted)
         short.update(lacks)
         found.free += not lacks
-    found.short = dict(short)
+    found.short, found.cordoned = dict(short), dict(cordoned)
 
 
 def _shortages(node: Node, demand: Demand, admitted: list[int]) -> list[str]:
@@ -133,6 +143,7 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
     short = [f"{_SHORT_WORDS[name]} on {count}" for name, count in found.short.items()]
     if found.silent:
         short.append(f"no sign of life from {found.silent}, which get no new work")
+    short += [f"{count} {_CORDON_WORDS[Cordon(cordon)]}, no new work there" for cordon, count in found.cordoned.items()]
     said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]
     line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
     said.append(f"{line} starts when a job there ends, or on another such node: start a worker there.")

@@ -25,7 +25,7 @@ from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import AttemptState, Priority
 from db import attempts, jobs
 from db.known_nodes import known
-from db.models import NodeState
+from db.models import Cordon, NodeState
 
 _PRIORITIES = tuple(Priority)
 _ROWS_BETWEEN_CALLS = 20_000
@@ -68,7 +68,7 @@ class Memory:
         """
         for node in known(tx):
             capability = Capability.model_validate(node.capability)
-            self.cluster.upsert_node(
+            restored = self.cluster.upsert_node(
                 node.id,
                 node.name,
                 capability,
@@ -76,7 +76,9 @@ class Memory:
                 state=NodeState.SUSPECT,
                 reputation=node.reputation,
                 uptime=node.uptime,
+                cordon=Cordon(node.cordon) if node.cordon else None,
             )
+            restored.faults, restored.quarantines = node.faults, node.quarantines
         for attempt in attempts.live(tx):
             self._restore(attempt)
         now = time.monotonic()

@@ -21,7 +21,9 @@ class Node:
 
     __slots__ = (
         "capability",
+        "cordon",
         "cpus_free",
+        "faults",
         "gpu_free",
         "gpu_indexes",
         "gpu_memory",
@@ -35,6 +37,7 @@ class Node:
         "most_gpu_free",
         "name",
         "node_id",
+        "quarantines",
         "ram_free_bytes",
         "reputation",
         "row",
@@ -50,9 +53,14 @@ class Node:
     incarnation: str
     #: "up", "suspect", ...: values of `db.models.NodeState`
     state: str
+    #: why it gets no new work although it is up, "draining" or "quarantined": values of `db.models.Cordon`
+    cordon: str | None
     reputation: float
     uptime: float
-    #: kept by the cluster: `scoring.standing`, and whether it takes a job at all (it is up and has a free slot)
+    #: faults since its last success, and quarantines since it was last trusted
+    faults: int
+    quarantines: int
+    #: kept by the cluster: `scoring.standing`, and whether it takes a job at all: it is up, has a free slot, no cordon
     standing: float
     is_open: bool
     #: kept by the cluster, too: free bytes of the GPU with most of them; 0 without GPUs
@@ -65,6 +73,8 @@ class Node:
         self.holdings: dict[str, Holding] = {}
         self.gpu_indexes: list[int] = []
         self.is_open = False
+        self.cordon = None
+        self.faults = self.quarantines = 0
 
     def describe(self, name: str, capability: Capability, incarnation: str) -> None:
         """Take over what a node says of itself; what its jobs hold stays held, by NVML's index of each GPU."""

@@ -38,7 +38,7 @@ def register(turn: Turn, report: Register) -> None:
     try:
         registration = Registration(report.node, report.name, report.hostname, report.incarnation, report.capability)
         registered = nodes.register(turn.tx, turn.epoch, registration)
-        cluster.upsert_node(
+        node = cluster.upsert_node(
             report.node,
             report.name,
             report.capability,
@@ -46,7 +46,9 @@ def register(turn: Turn, report: Register) -> None:
             state=NodeState.UP,
             reputation=registered.reputation,
             uptime=known.uptime if known is not None else 1.0,
+            cordon=registered.cordon,
         )
+        node.faults, node.quarantines = registered.faults, registered.quarantines
     except CyxwizError as error:
         log.warning(line("node_refused", node=report.node, reason=str(error)))
         turn.outbox.reply(report.reply_to, ReportReply(committed=False, message=str(error)))

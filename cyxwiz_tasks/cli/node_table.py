@@ -22,11 +22,10 @@ def show_nodes(rows: list[dict[str, Any]], console: Console) -> None:
         table.add_column(title, no_wrap=title not in ("GPUS", "LABELS"))
     for row in rows:
         can = row.get("capability") or {}
-        state = str(row.get("state") or "")
         labels = can.get("labels") or row.get("labels") or {}
         table.add_row(
             Text(str(row.get("name") or row.get("id"))),
-            Text(state, style=COLOURS.get(state, "")),
+            _state(row),
             Text(_gpus(can.get("gpus") or [])),
             str(can.get("cpu_cores") or ""),
             show_size(can["ram_bytes"]) if can.get("ram_bytes") else "",
@@ -43,6 +42,15 @@ def _gpus(gpus: list[dict[str, Any]]) -> str:
         f"{gpu['model']} {show_size(gpu['memory_bytes'])}" + (" (fake)" if gpu.get("fake") else "") for gpu in gpus
     )
     return ", ".join(f"{count}x {name}" for name, count in names.items()) or "none"
+
+
+def _state(row: dict[str, Any]) -> Text:
+    """With how long a quarantine still lasts, or how long a drain leaves what still runs."""
+    state, cordon, seconds = str(row.get("state") or ""), row.get("cordon"), row.get("cordon_seconds_left")
+    if not cordon:
+        return Text(state, style=COLOURS.get(state, ""))
+    left = f" {show_seconds(seconds)}" if seconds is not None and seconds > 0 else ""
+    return Text(f"{state}, {cordon}{left}", style="yellow")
 
 
 def _seen(row: dict[str, Any]) -> str:

@@ -9,8 +9,10 @@ import pytest
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.states import Cause, JobState
 from db import events, nodes
-from db.models import NodeState
+from db.known_nodes import known
+from db.models import Cordon, NodeState
 from tests.integration.record import capability
+from tests.integration.waiting import until
 
 
 def of(record, node_id):
@@ -113,3 +115,35 @@ def test_reputations_are_kept(record):
 def test_a_node_needs_a_uuid():
     with pytest.raises(ProtocolError, match="not the id"):
         nodes.Registration("box", "one", "one@box", "i1", capability())
+
+
+def test_a_cordon_stays_until_it_is_taken_away(record):
+    id = record.register()
+    cordon = lambda kind, *values: record.do(nodes.cordon, record.epoch, id, kind, *values)  # noqa: E731
+    assert cordon(Cordon.QUARANTINED, 3600.0, "3 faults in a row")
+    page = of(record, id)
+    assert (page["state"], page["cordon"], page["cordon_reason"]) == ("up", "quarantined", "3 faults in a row")
+    assert (page["quarantines"], 3590 < page["cordon_seconds_left"] <= 3600) == (1, True)
+    assert not cordon(Cordon.QUARANTINED, 7200.0), "it is in quarantine already"
+    assert cordon(Cordon.DRAINING, None, "new driver"), "a person's word stands over the scheduler's"
+    assert not cordon(Cordon.QUARANTINED, 60.0)
+    node = nodes.Registration(id, "one", "one@box", "i2", capability())
+    assert record.do(nodes.register, record.epoch, node).cordon == Cordon.DRAINING
+    assert [node.cordon for node in record.do(known) if node.id == id] == ["draining"]
+    assert record.do(nodes.uncordon, record.epoch, id) == Cordon.DRAINING
+    assert record.do(nodes.uncordon, record.epoch, id) is None
+    page = of(record, id)
+    assert (page["cordon"], page["cordon_reason"], page["quarantines"]) == (None, None, 0)
+    notes = [event["detail"] for event in record.do(events.of_node, id) if event["to_state"] is None]
+    assert [note.get("cordon") or note["uncordoned"] for note in notes] == ["quarantined", "draining", "draining"]
+
+
+def test_a_quarantine_ends_by_the_databases_clock_and_leaves_a_node_on_probation(record):
+    id = record.register()
+    record.do(nodes.count_faults, {id: (3, 0)})
+    record.do(nodes.cordon, record.epoch, id, Cordon.QUARANTINED, 0.2)
+    assert record.do(nodes.quarantines_over) == []
+    until(lambda: record.do(nodes.quarantines_over) == [id])
+    record.do(nodes.uncordon, record.epoch, id, forgive=False)
+    page = of(record, id)
+    assert (page["cordon"], page["faults"], page["quarantines"]) == (None, 0, 1)

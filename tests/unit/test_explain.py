@@ -17,7 +17,7 @@ from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
-from db.models import NodeState
+from db.models import Cordon, NodeState
 from tests.unit.fleet import A100, RTX_3090, T4, capabilities, capability, cluster_of, requirements
 
 LABELLED: dict[str, Any] = {"labels": {"tier": "gold"}, "region": "eu-west", "cuda": "12.4", "driver": "550.54"}
@@ -140,6 +140,20 @@ def test_what_a_busy_node_is_short_of(wish: dict[str, Any], short: str) -> None:
     found = why(cluster, backlog, Resources.parse(wish))
     assert found.short == dict.fromkeys(["slots", short], 1)
     assert "It is the next in line" in str(found)
+
+
+def test_nodes_with_a_cordon_get_no_new_work_and_are_named() -> None:
+    cluster, backlog = cluster_of(a=capability(), b=capability(), c=capability()), Backlog()
+    for name, cordon in (("a", Cordon.DRAINING), ("b", Cordon.QUARANTINED), ("c", Cordon.QUARANTINED)):
+        cluster.set_cordon(name, cordon)
+    backlog.add(Waiting("job", 1, Resources(), Priority.NORMAL))
+    placer = Placer(cluster, backlog)
+    assert placer.place(1) == []
+    found = why(cluster, backlog, job_id="job")
+    assert (found.free, found.cordoned) == (0, {"draining": 1, "quarantined": 2})
+    assert "1 draining, no new work there, 2 in quarantine after repeated faults" in str(found)
+    cluster.set_cordon("b", None)
+    assert [placement.node_id for placement in placer.place(1)] == ["b"]
 
 
 def test_a_job_that_does_not_wait() -> None:
