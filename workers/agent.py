@@ -94,8 +94,9 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
         redis=client,
         reporter=Reporter(connect(url, "reporter")),
     )
-    heartbeat = Heartbeat(node, connect(url, "heartbeat", timeout_seconds=3.0), Telemetry(gpus, folder.path))
-    control = Control(node, connect(url, "control"))
+    # Their names tell the scheduler that this process lives as long as the kernel has not closed them.
+    heartbeat = Heartbeat(node, connect(url, f"beat-{node.id}", timeout_seconds=3.0), Telemetry(gpus, folder.path))
+    control = Control(node, connect(url, f"control-{node.id}"))
     worker = NodeWorker(
         app=app,
         hostname=node.hostname,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,11 +91,14 @@ class Inbox:
         self._batches: queue.Queue[Batch | redis.RedisError] = queue.Queue(_WAITING_BATCHES)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._answered_at = time.monotonic()
+        self._unanswered_seconds = 0.0
 
     def start(self) -> None:
         self._stop, self._batches = threading.Event(), queue.Queue(_WAITING_BATCHES)
         with self.connect() as client:
             self.remember(client)
+        self._answered_at = time.monotonic()
         self._threads = [
             threading.Thread(target=self._watch, args=(source,), name=f"source-{source}", daemon=True)
             for source in SOURCES
@@ -129,6 +133,15 @@ class Inbox:
         except queue.Empty:
             return batches
 
+    def unanswered_seconds(self) -> float:
+        """The longest time since this was asked last in which Redis answered none of the sources.
+
+        They ask it four times a second, also while the main loop is busy.
+        """
+        longest = max(self._unanswered_seconds, time.monotonic() - self._answered_at)
+        self._unanswered_seconds = 0.0
+        return longest
+
     def forget(self, pipe: redis.client.Pipeline, batch: Batch) -> None:
         """Remove a finished batch from its processing list. The command answers 0 if the list is not as expected."""
         keys = (processing_list(self.epoch, batch.source),)
@@ -159,6 +172,7 @@ class Inbox:
                 drain = client.register_script(_DRAIN)
                 while not stop.is_set():
                     first: Any = client.blmove(source, busy, _BLOCK_SECONDS, "RIGHT", "LEFT")
+                    self._answered()
                     if first is None:
                         continue
                     # The main loop starts on the first message while the script looks for more.
@@ -169,6 +183,11 @@ class Inbox:
                             return
         except redis.RedisError as error:
             self._hand_over(stop, batches, error)
+
+    def _answered(self) -> None:
+        now = time.monotonic()
+        self._unanswered_seconds = max(self._unanswered_seconds, now - self._answered_at)
+        self._answered_at = now
 
     def _read(self, source: str, messages: list[bytes]) -> Batch:
         reader = self.readers.get(source)

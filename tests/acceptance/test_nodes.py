@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import psutil
@@ -43,3 +44,19 @@ def test_a_restarted_node_keeps_its_id_and_takes_jobs_again(own_stack):
     [after] = own_stack.client.nodes()
     assert after["id"] == before["id"]
     assert lab_jobs.add.submit(1, 1).result(timeout=30) == 2
+
+
+def test_the_jobs_of_a_killed_node_are_placed_again_within_seconds(own_stack, tmp_path):
+    import lab_jobs
+
+    own_stack.start_scheduler().ready()
+    doomed = own_stack.start_worker("doomed")
+    doomed.ready()
+    run = lab_jobs.waits_for.submit(str(tmp_path / "never"))
+    own_stack.wait_until(lambda: run.state == "STARTED")
+    own_stack.start_worker("other").ready()
+    began = time.monotonic()
+    doomed.kill()
+    own_stack.wait_until(lambda: run.record()["attempts"][-1]["node"] == "other")
+    assert time.monotonic() - began < 5.0
+    run.cancel()

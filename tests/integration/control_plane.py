@@ -98,8 +98,7 @@ class ControlPlane:
 
     def close(self) -> None:
         for node in self.nodes:
-            node.silence()
-            node.client.close()
+            node.close()
         self.client.close()
         self.app.close()
         self.redis.close()

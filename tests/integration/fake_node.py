@@ -60,6 +60,9 @@ class FakeNode:
 
     def __init__(self, client: redis.Redis, name: str = "fake", node_id: str | None = None, **values: Any) -> None:
         self.client, self.name, self.id = client, name, node_id or str(uuid.uuid4())
+        #: stays open when the node falls silent, as that of a node that is cut off does; the kernel closes a dead one's
+        named = client.connection_pool.connection_kwargs | {"client_name": f"cyxwiz-beat-{self.id}"}
+        self.beating = redis.Redis.from_pool(redis.ConnectionPool(**named))
         self.incarnation = str(uuid.uuid4())
         self.capability = capability(**values)
         self._silent = threading.Event()
@@ -92,6 +95,16 @@ class FakeNode:
         if self._thread is not None:
             self._thread.join()
 
+    def die(self) -> None:
+        """As by SIGKILL."""
+        self.silence()
+        self.close()
+
+    def close(self) -> None:
+        self.silence()
+        self.beating.close()
+        self.client.close()
+
     def leave(self) -> ReportReply:
         self.silence()
         return self._report(Left(node=self.id, incarnation=self.incarnation, reply_to=reply_key(str(uuid.uuid4()))))
@@ -99,7 +112,7 @@ class FakeNode:
     def _beat(self, silent: threading.Event) -> None:
         while not silent.is_set():
             with suppress(redis.RedisError):
-                self.client.eval(_BEAT, 1, BEATS, self.id)
+                self.beating.eval(_BEAT, 1, BEATS, self.id)
             silent.wait(0.1)
 
     # Work -------------------------------------------------------------------------------------------------------

@@ -42,6 +42,26 @@ def test_a_silent_node_is_suspect_then_lost_and_its_jobs_run_elsewhere(plane):
         assert ("pending", "node_lost") in plane.causes(job_id)
 
 
+def test_jobs_of_a_node_that_was_killed_are_placed_again_long_before_its_lease_ends(plane):
+    plane.settings = plane.settings.model_copy(update={"lease_seconds": 60.0})
+    with plane.scheduler():
+        first = plane.node("first")
+        cut_off = plane.node("cut off")
+        ids = [plane.submit(), plane.submit()]
+        places = {node.name: node.take()[0] for node in (first, cut_off)}
+        second = plane.node("second")
+        began = time.monotonic()
+        cut_off.silence()
+        first.die()
+        again, _ = second.take()
+        assert again.job == places["first"].job
+        assert time.monotonic() - began < 2.5
+        assert state_of(plane, cut_off) == "suspect", "it still holds its connection"
+        assert set(ids) == {again.job, places["cut off"].job}
+        cut_off.die()
+        assert second.take()[0].job == places["cut off"].job
+
+
 def test_a_suspect_node_that_beats_again_is_up_and_keeps_its_job(plane):
     with plane.scheduler():
         node = plane.node()

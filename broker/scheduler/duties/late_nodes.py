@@ -1,8 +1,8 @@
-"""Who has not beaten for too long: suspect after a moment, lost after a lease.
+"""Who has not beaten for too long: suspect after a moment, lost after a lease, or sooner where its process is dead.
 
 Redis is asked for those who are late, by its own clock, so a cluster that is well costs one small answer. Time in which
-nobody watched is nobody's lateness: after Redis was away, after this process stood still, and when Redis' clock jumped,
-the count starts anew.
+nobody could beat is nobody's lateness: see `broker.scheduler.watching`. A node whose process was killed has lost its
+connections as well, which a node that is cut off has not: see `broker.scheduler.connections`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from broker.scheduler.connections import Connections
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.log_lines import line
 from broker.scheduler.registering import give_up
+from broker.scheduler.watching import GAP_SECONDS, Watch
 from cyxwiz_tasks.protocol import BEATS, RegisterAgain
 from db import nodes
 from db.models import NodeState
@@ -30,8 +32,9 @@ local now = time[1] + time[2] / 1000000
 local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - ARGV[1]), 'WITHSCORES')
 return {string.format('%.6f', now), redis.call('ZCARD', KEYS[1]), late}
 """
-#: a longer gap between two looks, or so much difference between two clocks, is a time in which nobody watched
-_GAP_SECONDS = 1.0
+#: silent for so many times `suspect_after_seconds`, and without a connection: dead. Twice as many for a node that was
+#: not heard since this leader, or Redis, came: then everybody has to find his way back.
+_DEAD_FACTOR = 2.5
 #: how often a node that beats without being registered is told to register
 _REMIND_SECONDS = 5.0
 #: a beat so old of a node that nobody knows is the last trace of one that is gone for good
@@ -43,33 +46,43 @@ class LateNodes(Duty):
 
     def __init__(self, leader: Leader) -> None:
         super().__init__(leader)
-        #: by Redis' clock; None: from the next look on
-        self._watching_since: float | None = None
-        self._looked: tuple[float, float] = (0.0, 0.0)
+        self._watch = Watch(2 * leader.settings.lease_seconds)
+        self._connections = Connections()
         self._reminded: dict[str, float] = {}
 
     def redis_is_back(self) -> None:
-        self._watching_since = None
+        self._watch.start_anew()
 
     def run_once(self) -> dict[str, int]:
         settings, cluster = self.leader.settings, self.leader.memory.cluster
         now, members, late = self._ask(settings.suspect_after_seconds)
-        since = self._watched(now)
         if members != len(cluster):
             self._compare(now)
             now, members, late = self._ask(settings.suspect_after_seconds)
-        ages = {node_id: now - max(beat, since) for node_id, beat in late.items() if node_id in cluster}
-        lost = [node_id for node_id, age in ages.items() if age >= settings.lease_seconds]
+        self._watch.looked(time.monotonic(), now, self.leader.inbox.unanswered_seconds())
+        silences = {node_id: self._watch.silence(beat) for node_id, beat in late.items() if node_id in cluster}
+        lost = {node_id for node_id, silence in silences.items() if silence >= settings.lease_seconds}
+        lost |= self._dead(late, silences)
         suspects = [node.node_id for node in cluster if node.state == NodeState.SUSPECT]
         moves = {node_id: NodeState.UP for node_id in suspects if node_id not in late}
-        for node_id, age in ages.items():
+        for node_id, silence in silences.items():
             up = cluster.node(node_id).state == NodeState.UP
-            if up and settings.suspect_after_seconds <= age < settings.lease_seconds:
+            if up and silence >= settings.suspect_after_seconds and node_id not in lost:
                 moves[node_id] = NodeState.SUSPECT
         if lost or moves:
             with self.leader.turn() as turn:
-                self._apply(turn, moves, lost)
+                self._apply(turn, moves, sorted(lost))
         return {"moved": len(moves), "lost": len(lost)}
+
+    def _dead(self, late: dict[str, float], silences: dict[str, float]) -> set[str]:
+        """Of the silent nodes, those that hold no connection any more."""
+        patience_seconds = _DEAD_FACTOR * self.leader.settings.suspect_after_seconds
+        asked = [
+            node_id
+            for node_id, silence in silences.items()
+            if silence >= patience_seconds * (1 if self._watch.heard(late[node_id]) else 2)
+        ]
+        return self._connections.gone(self.leader.redis, asked) if asked else set()
 
     def _apply(self, turn: Turn, moves: dict[str, NodeState], lost: list[str]) -> None:
         for node_id, state in moves.items():
@@ -85,24 +98,13 @@ class LateNodes(Duty):
         pairs = zip(late[::2], late[1::2], strict=True)
         return float(now), int(members), {node_id.decode(): float(beat) for node_id, beat in pairs}
 
-    def _watched(self, now: float) -> float:
-        """Since when, by Redis' clock, nothing has kept this process from seeing beats."""
-        mine = time.monotonic()
-        looked, theirs = self._looked
-        self._looked = mine, now
-        gap_seconds = mine - looked
-        jumped = abs((now - theirs) - gap_seconds) > _GAP_SECONDS
-        if self._watching_since is None or gap_seconds > _GAP_SECONDS or jumped:
-            self._watching_since = now
-        return self._watching_since
-
     def _compare(self, now: float) -> None:
         """Redis lost nodes that are known (then their silence counts from now), or has some that are not."""
         redis, cluster = self.leader.redis, self.leader.memory.cluster
         found: Any = redis.zrange(BEATS, 0, -1, withscores=True)
         beats: dict[str, float] = {node_id.decode(): beat for node_id, beat in found}
         # One that was not heard of by this leader yet stays suspect until it is.
-        unheard = now - self.leader.settings.suspect_after_seconds - _GAP_SECONDS
+        unheard = now - self.leader.settings.suspect_after_seconds - GAP_SECONDS
         missing = {
             node.node_id: now if node.state == NodeState.UP else unheard
             for node in cluster
