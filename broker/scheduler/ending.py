@@ -6,20 +6,16 @@ Celery's own backend where a chord or an error callback must learn of it.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import time
-from typing import Any
 
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.log_lines import line
+from broker.scheduler.telling import Outcome
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.errors import CyxwizError, JobFailed
 from cyxwiz_tasks.protocol import Stop, Update
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import attempts
-from db.jobs import StoredMessage
 
 log = logging.getLogger(__name__)
 
@@ -68,34 +64,6 @@ def wait_again(turn: Turn, job_id: str, waiting: Waiting, message: str, *, pause
 def finish(turn: Turn, job_id: str, state: JobState, cause: Cause, message: str) -> None:
     """Tell the world that a job has ended which no node will speak for."""
     turn.look_up([job_id])
-    stored = turn.messages.get(job_id)
-    error = None if state == JobState.CANCELLED else JobFailed(message, cause=str(cause))
-    if stored is not None and (request := _awaited(stored)) is not None:
-        turn.outbox.through_backend(job_id, error, message or str(cause), request)
-    elif turn.wants_result(job_id):
-        _write_state(turn, job_id, error, message or str(cause))
+    outcome = Outcome(state, message=message or str(cause), cause=str(cause))
+    turn.outbox.last_word(job_id, turn.messages.get(job_id), outcome)
     turn.outbox.update(job_id, Update(kind="end", state=CELERY_STATES[state], message=message or None, at=time.time()))
-
-
-def _write_state(turn: Turn, job_id: str, error: CyxwizError | None, message: str) -> None:
-    if error is None:
-        turn.outbox.revoked(job_id, message)
-    else:
-        turn.outbox.failure(job_id, error)
-
-
-def _awaited(stored: StoredMessage) -> dict[str, Any] | None:
-    """The fields of a Celery request if a chord, a chain or an error callback waits for the job."""
-    try:
-        raw = base64.b64decode(stored.body) if _is_base64(stored) else stored.body.encode()
-        args, kwargs, embedded = json.loads(raw)
-        linked = {name: embedded.get(name) for name in ("chord", "chain", "callbacks", "errbacks")}
-    except (ValueError, TypeError, AttributeError):
-        return None
-    if not (linked["chord"] or linked["errbacks"] or linked["chain"]):
-        return None
-    return {**stored.headers, **linked, "args": args, "kwargs": kwargs}
-
-
-def _is_base64(stored: StoredMessage) -> bool:
-    return bool(stored.properties.get("properties", {}).get("body_encoding") == "base64")

@@ -26,7 +26,6 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from broker.scheduler import accepting, commands, placing, reports
-from broker.scheduler.backend_words import speak
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.late_nodes import LateNodes
@@ -39,6 +38,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import Outbox
 from broker.scheduler.revokes import RevokeListener
+from broker.scheduler.telling import tell
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from cyxwiz_tasks.protocol import COMMANDS, REPORTS
@@ -173,12 +173,12 @@ class Leader:
         for batch in batches:
             self.inbox.forget(pipe, batch)
         answers: list[object] = pipe.execute(raise_on_error=False)
-        self._unsent = None
         refused = [answer for answer in answers if isinstance(answer, redis.RedisError | bytes)]
         if refused:
             # Such as a Redis that is full: duties publish again what matters.
             log.error(line("redis_refused", first=refused[0]))
-        speak(self.app, outbox.for_backend)
+        tell(self.app, outbox.last_words)
+        self._unsent = None
         return answers
 
     def _patience_seconds(self) -> float:

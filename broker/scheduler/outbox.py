@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
 import redis
 from celery.exceptions import TaskRevokedError
-from celery.states import FAILURE, READY_STATES, REVOKED
+from celery.states import FAILURE, READY_STATES, RETRY, REVOKED, SUCCESS
 
+from broker.scheduler.telling import LastWord, Outcome, awaited
 from cyxwiz_tasks.protocol import BEATS, REJECTED, Ack, Acks, Message, Update, control_key, node_queue, progress_key
+from cyxwiz_tasks.states import JobState
+from db.jobs import StoredMessage
 
 STATE_PREFIX = "celery-task-meta-"
 #: how long an answer waits for whoever asked; the asker has given up before
@@ -62,32 +66,49 @@ class Outbox:
         self._commands: list[tuple[Any, ...]] = []
         self._acks: dict[str, list[Ack]] = {}
         self._beats: list[str] = []
-        self.for_backend: list[tuple[str, Exception | None, str, dict[str, Any]]] = []
+        #: what Celery says by itself, with round trips of its own, once everything else is sent
+        self.last_words: deque[LastWord] = deque()
 
     def __len__(self) -> int:
-        return len(self._commands) + len(self._acks) + len(self._beats)
+        return len(self._commands) + len(self._acks) + len(self._beats) + len(self.last_words)
 
-    def state(self, job_id: str, state: str, result: Any, *, only_if_none: bool = False) -> None:
+    def state(
+        self, job_id: str, state: str, result: Any, *, traceback: str | None = None, only_if_none: bool = False
+    ) -> None:
         """The job's state in Celery's result backend; `only_if_none` leaves one that is there alone."""
         done_at = datetime.now(UTC).isoformat() if state in READY_STATES else None
-        meta = {"status": state, "result": result, "traceback": None, "children": [], "date_done": done_at}
+        meta = {"status": state, "result": result, "traceback": traceback, "children": [], "date_done": done_at}
         text, key = json.dumps(meta | {"task_id": job_id}), STATE_PREFIX + job_id
         self._commands.append((_STATE_IF_NONE if only_if_none else _STATE, key, self.result_ttl_seconds, text))
 
-    def failure(self, job_id: str, error: Exception, *, only_if_none: bool = False) -> None:
+    def failure(
+        self, job_id: str, error: Exception, traceback: str | None = None, *, only_if_none: bool = False
+    ) -> None:
         """FAILURE in the result backend, with an exception that `AsyncResult.get()` raises."""
-        self.state(job_id, FAILURE, _as_celery_writes(error), only_if_none=only_if_none)
+        written = _as_celery_writes(error)
+        self.state(job_id, FAILURE, written, traceback=traceback, only_if_none=only_if_none)
+
+    def retry(self, job_id: str, error: Exception, traceback: str | None = None) -> None:
+        """RETRY in the result backend, with what made it necessary, as Celery shows it."""
+        self.state(job_id, RETRY, _as_celery_writes(error), traceback=traceback)
 
     def revoked(self, job_id: str, reason: str) -> None:
         """REVOKED in the result backend."""
         self.state(job_id, REVOKED, _as_celery_writes(TaskRevokedError(reason)))
 
-    def through_backend(self, job_id: str, error: Exception | None, reason: str, request: dict[str, Any]) -> None:
-        """FAILURE, or REVOKED without an error, for a job that a chord, a chain or an error callback waits for.
-
-        Celery's backend tells them, with round trips of its own, once everything else is sent.
-        """
-        self.for_backend.append((job_id, error, reason, request))
+    def last_word(self, job_id: str, message: StoredMessage | None, outcome: Outcome) -> None:
+        """How a job ended, for whoever looks at it in Celery or waits for it there."""
+        word = awaited(message, outcome) if message is not None else None
+        if word is not None:
+            self.last_words.append(word)
+        elif message is None or not message.headers.get("ignore_result"):
+            match outcome.state:
+                case JobState.COMPLETED:
+                    self.state(job_id, SUCCESS, outcome.result)
+                case JobState.FAILED:
+                    self.failure(job_id, outcome.error, outcome.traceback)
+                case _:
+                    self.revoked(job_id, outcome.message)
 
     def update(self, job_id: str, update: Update) -> None:
         """One entry of the job's progress stream; after one of kind "end" the stream lives on for a while only."""
