@@ -9,6 +9,7 @@ import uuid
 
 import redis
 
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import REPORTS, Ended, Left, Register, ReportReply, reply_key
 from workers.node import Node
 
@@ -49,5 +50,6 @@ def ask(client: redis.Redis, report: Register | Left | Ended, timeout_seconds: f
     """Send a report and wait for the scheduler's word; None if it does not come in time. Raises redis' errors."""
     key = reply_key(str(uuid.uuid4()))
     client.lpush(REPORTS, report.model_copy(update={"reply_to": key}).model_dump_json())
+    failpoints.hit(f"agent.after_{report.kind}")
     answer = client.brpop([key], timeout=timeout_seconds)
     return None if answer is None else ReportReply.model_validate_json(answer[1])

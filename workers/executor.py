@@ -17,6 +17,7 @@ from celery.canvas import Signature
 from celery.exceptions import Ignore
 from pydantic import ValidationError
 
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader, Stop, log_key
 from cyxwiz_tasks.runtime.pipe import decode_value, encode_value
@@ -51,20 +52,24 @@ def run(task: Task, process: WarmProcess, node: Node, args: tuple[Any, ...], kwa
     """
     assignment, header = _read_headers(task)
     _refuse_if_not_ours(node, assignment)
+    failpoints.hit("agent.after_accept")
     attempt = _begin(task, process, node, assignment, header, args, kwargs)
     try:
         if _stopped_before_start(attempt):
             outcome = cancelled(attempt) if _asked(attempt).outcome == "cancelled" else preempted(attempt)
         else:
+            failpoints.hit("agent.before_handover")
             _hand_over(attempt)
             supervise(attempt)
             outcome = outcome_of(attempt)
         attempt.process.end_tree()
         _publish_retry(task, outcome)
+        failpoints.hit("agent.before_report")
         committed = _report(attempt, outcome)
     finally:
         node.attempts.leave(assignment.token)
         attempt.stop_request.close()
+    failpoints.hit("agent.after_confirm")
     _tell(attempt, outcome, committed)
     if not committed:
         raise Ignore

@@ -8,6 +8,7 @@ import time
 import redis
 from celery.worker.state import maybe_shutdown
 
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import REPORTS, Left, Register
 from workers.confirm import ask
 from workers.node import Node
@@ -25,6 +26,7 @@ def register(node: Node) -> None:
     failures = 0
     while True:
         maybe_shutdown()
+        failpoints.hit("agent.before_register")
         try:
             reply = ask(node.redis, _registration(node), _TRY_SECONDS)
         except (redis.ConnectionError, redis.TimeoutError) as error:

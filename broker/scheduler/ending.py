@@ -13,6 +13,7 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.log_lines import line
 from broker.scheduler.telling import Outcome
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import Stop, Update
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import attempts
@@ -48,6 +49,7 @@ def lose(turn: Turn, job_ids: list[str], cause: Cause, message: str, *, stop: bo
                 wait_again(turn, settled.job_id, live.waiting, message)
             elif settled.job_state is not None:
                 finish(turn, settled.job_id, settled.job_state, cause, text)
+    failpoints.hit("scheduler.losing")
     turn.counts["lost"] += taken
     return taken
 

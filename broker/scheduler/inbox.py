@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import COMMANDS, INBOX, REPORTS
 
 #: most messages that one batch takes; LPUSH with unpack() in a script is limited to a few thousand
@@ -175,6 +176,7 @@ class Inbox:
                     self._answered()
                     if first is None:
                         continue
+                    failpoints.hit("scheduler.moved")
                     # The main loop starts on the first message while the script looks for more.
                     self._hand_over(stop, batches, self._read(source, [first]))
                     while rest := drain(keys=[source, busy], args=[BATCH]):

@@ -40,6 +40,7 @@ from broker.scheduler.outbox import Outbox
 from broker.scheduler.revokes import RevokeListener
 from broker.scheduler.telling import tell
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from cyxwiz_tasks.protocol import COMMANDS, REPORTS
 from cyxwiz_tasks.settings import Settings
@@ -115,9 +116,11 @@ class Leader:
         with self.engine.begin() as tx:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)
+            failpoints.hit("scheduler.loading")
 
     def handle(self, batches: Sequence[Batch]) -> None:
         """One turn for these batches. A message that no turn can swallow is set aside, alone."""
+        failpoints.hit("scheduler.after_take")
         began = time.monotonic()
         try:
             with self.turn(batches) as turn:
@@ -145,7 +148,10 @@ class Leader:
             accepting.acknowledge(turn, turn.submissions)
             for question in turn.questions:
                 commands.answer(turn, question)
+            failpoints.hit("scheduler.before_commit")
+        failpoints.hit("scheduler.after_commit")
         self.publish(outbox, batches)
+        failpoints.hit("scheduler.after_publish")
 
     def publish(self, outbox: Outbox, batches: Sequence[Batch] = ()) -> None:
         """Send what a commit has to say, and forget the batches that it was about.

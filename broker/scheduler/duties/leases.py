@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import lose
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.states import Cause
 from db import attempts
 from db.models import NodeState
@@ -42,6 +43,7 @@ class Leases(Duty):
         known = [node.node_id for node in cluster if node.state in (NodeState.UP, NodeState.SUSPECT)]
         with self.leader.turn() as turn:
             attempts.renew(turn.tx, known, lease_seconds)
+            failpoints.hit("scheduler.renewing")
             overdue = set(attempts.overdue(turn.tx))
             gone = [job_id for job_id, attempt in live.items() if attempt.token in overdue]
             lost = lose(turn, gone, Cause.NODE_LOST, "its node is not known any more")
