@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from celery.app.task import Context
 
@@ -27,15 +25,13 @@ class Attempt:
     #: Celery's request of the job's message
     request: Context
     task_name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
     header: JobHeader
     assignment: Assignment
-    folder: Path
     reports: AttemptReports
     log: JobLog
     stop_request: StopRequest
-    started_at: float = field(default_factory=time.monotonic)
+    #: when its process got the job, by the monotonic clock
+    started_at: float
 
     # what `workers.supervise` finds out
     #: the process's last word, if it had one
@@ -50,13 +46,7 @@ class Attempt:
 
     @property
     def device(self) -> str:
-        """ "cuda:0" if the attempt has a real GPU, which is then the first that its process sees."""
-        return "cuda:0" if self.gpu_uuids else "cpu"
-
-    @property
-    def gpu_uuids(self) -> list[str]:
-        """The real ones: a declared GPU is a place for a job, and computes nothing."""
-        return [gpu.uuid for gpu in self.node.gpus_of(self.assignment) if not gpu.fake]
+        return self.node.device_of(self.assignment)
 
     @property
     def time_limit_seconds(self) -> float | None:
@@ -69,23 +59,3 @@ class Attempt:
     def seconds(self) -> float:
         """How long it has run."""
         return time.monotonic() - self.started_at
-
-    def spec(self) -> Frame:
-        """The frame that gives the process its job, without the arguments."""
-        return {
-            "kind": "run",
-            "task": self.task_name,
-            "entry": self.header.entry,
-            "paths": self.node.code_paths(self.header),
-            "node": self.node.name,
-            "job": self.assignment.job,
-            "attempt": self.assignment.attempt,
-            "device": self.device,
-            "gpus": self.gpu_uuids,
-            "threads": self.node.threads_per_job,
-            "folder": str(self.folder),
-            "artifacts": str(self.node.artifacts_folder(self.assignment.job)),
-            "cache": str(self.node.cache_folder),
-            "data_roots": self.node.data_roots(self.header),
-            "result_limit_bytes": self.node.settings.result_limit_bytes,
-        }

@@ -38,8 +38,9 @@ class StopRequest:
 
     def close(self) -> None:
         with self._lock:
-            os.close(self._read)
-            os.close(self._write)
+            if self._write >= 0:
+                os.close(self._read)
+                os.close(self._write)
             self._read = self._write = -1
 
 

@@ -69,7 +69,7 @@ class NodeTask(JobTask):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the job in the process that the pool has taken for this thread."""
-        return run(self, current.process, node_of(self.app), args, kwargs)
+        return run(self, current.process, node_of(self.app), current.handover)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)

@@ -15,16 +15,14 @@ import redis
 from celery import Task
 from celery.canvas import Signature
 from celery.exceptions import Ignore
-from pydantic import ValidationError
 
 from cyxwiz_tasks import failpoints
-from cyxwiz_tasks.errors import ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader, Stop, log_key
-from cyxwiz_tasks.runtime.pipe import decode_value, encode_value
+from cyxwiz_tasks.protocol import Ended, log_key
+from cyxwiz_tasks.runtime.pipe import decode_value
 from workers.attempt import Attempt
 from workers.attempt_reports import AttemptReports
-from workers.attempts import StopRequest
 from workers.confirm import confirm
+from workers.handover import Handover
 from workers.joblog import JobLog
 from workers.node import Node
 from workers.outcomes import Outcome, cancelled, outcome_of, preempted
@@ -35,40 +33,26 @@ from workers.warm_process import WarmProcess
 
 log = logging.getLogger(__name__)
 
-#: Of the request, what `self.request` and `self.retry()` look at in the job's process.
-_REQUEST_FIELDS = (
-    *("id", "task", "root_id", "parent_id", "group", "group_index", "retries", "headers", "correlation_id", "reply_to"),
-    *("delivery_info", "hostname", "ignore_result", "origin", "shadow", "timelimit"),
-    *("chord", "chain", "callbacks", "errbacks", "replaced_task_nesting"),
-)
 #: How long a node that stops still waits until an attempt's progress is in Redis.
 _FLUSH_SECONDS = 3.0
 
 
-def run(task: Task, process: WarmProcess, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Any:
     """The steps, in order. Returns the job's result, or raises what Celery shall store.
 
     Raises ProtocolError for a message that did not come through the scheduler.
     """
-    assignment, header = _read_headers(task)
-    _refuse_if_not_ours(node, assignment)
-    failpoints.hit("agent.after_accept")
-    attempt = _begin(task, process, node, assignment, header, args, kwargs)
+    if handover.refusal is not None:
+        raise handover.refusal
+    attempt = _begin(task, process, node, handover)
     try:
-        if _stopped_before_start(attempt):
-            outcome = cancelled(attempt) if _asked(attempt).outcome == "cancelled" else preempted(attempt)
-        else:
-            failpoints.hit("agent.before_handover")
-            _hand_over(attempt)
-            supervise(attempt)
-            outcome = outcome_of(attempt)
+        outcome = _run(attempt, handover)
         attempt.process.end_tree()
         _publish_retry(task, outcome)
         failpoints.hit("agent.before_report")
         committed = _report(attempt, outcome)
     finally:
-        node.attempts.leave(assignment.token)
-        attempt.stop_request.close()
+        handover.close()
     failpoints.hit("agent.after_confirm")
     _tell(attempt, outcome, committed)
     if not committed:
@@ -76,36 +60,10 @@ def run(task: Task, process: WarmProcess, node: Node, args: tuple[Any, ...], kwa
     return _conclude(task, attempt, outcome)
 
 
-def _read_headers(task: Task) -> tuple[Assignment, JobHeader]:
-    request = task.request
-    try:
-        assignment = Assignment.model_validate(request.get(ASSIGNMENT_HEADER))
-        return assignment, JobHeader.model_validate(request.get(HEADER) or {})
-    except ValidationError as error:
-        raise ProtocolError(
-            f"message {request.id} did not come through the scheduler: its header {ASSIGNMENT_HEADER} or {HEADER} "
-            f"cannot be read ({error.errors()[0]['msg']}). Send jobs to the inbox, never to a node's own queue"
-        ) from None
-
-
-def _refuse_if_not_ours(node: Node, assignment: Assignment) -> None:
-    """A message from before this node's start, or for another node: its attempt is lost already."""
-    if (assignment.node, assignment.incarnation) != (node.id, node.incarnation) or node.stopping:
-        log.info("job %s: its message is for an earlier start of a node, or this one stops", assignment.job)
-        raise Ignore
-
-
-def _begin(
-    task: Task,
-    process: WarmProcess,
-    node: Node,
-    assignment: Assignment,
-    header: JobHeader,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Attempt:
+def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Attempt:
+    """What an attempt needs beside its process, which may be at work already."""
+    assignment, request = handover.assignment, task.request
     folder = node.folder.attempt_folder(assignment.token)
-    request = task.request
     reports = AttemptReports(
         assignment,
         node.name,
@@ -119,41 +77,25 @@ def _begin(
         process=process,
         request=request,
         task_name=task.name,
-        args=args,
-        kwargs=kwargs,
-        header=header,
+        header=handover.header,
         assignment=assignment,
-        folder=folder,
         reports=reports,
         log=JobLog(folder / "log", node.settings.log_limit_bytes, reports.output),
-        stop_request=StopRequest(),
+        stop_request=handover.stop_request,
+        started_at=handover.given_at,
     )
-    node.attempts.enter(assignment.job, assignment.token, attempt.stop_request)
     node.reporter.watch(reports)
+    if handover.given:
+        reports.started(process.pid, attempt.device)
     return attempt
 
 
-def _stopped_before_start(attempt: Attempt) -> bool:
-    return attempt.stop_request.asked is not None
-
-
-def _asked(attempt: Attempt) -> Stop:
-    assert attempt.stop_request.asked is not None
-    return attempt.stop_request.asked
-
-
-def _hand_over(attempt: Attempt) -> None:
-    """Give the job to its process, and only then tell of it: the job does not wait for that."""
-    request = {name: attempt.request.get(name) for name in _REQUEST_FIELDS}
-    # Then self.retry() raises without publishing: the process has no broker, the agent does it.
-    request |= {"is_eager": True, "called_directly": False}
-    request["headers"] = {**(request["headers"] or {}), HEADER: attempt.request.get(HEADER)}
-    frame = attempt.spec() | {"request": request, "arguments": encode_value([list(attempt.args), attempt.kwargs])}
-    try:
-        attempt.process.pipe.send(frame)
-    except OSError:
-        return  # it has just died: supervise sees why
-    attempt.reports.started(attempt.process.pid, attempt.device)
+def _run(attempt: Attempt, handover: Handover) -> Outcome:
+    if handover.given:
+        supervise(attempt)
+        return outcome_of(attempt)
+    asked = handover.stop_request.asked
+    return preempted(attempt) if asked is not None and asked.outcome == "preempted" else cancelled(attempt)
 
 
 def _publish_retry(task: Task, outcome: Outcome) -> None:

@@ -73,6 +73,14 @@ class Node:
         """The GPUs that an attempt may use."""
         return [gpu for gpu in self.capability.gpus if gpu.index in assignment.gpus]
 
+    def gpu_uuids_of(self, assignment: Assignment) -> list[str]:
+        """The real ones of them: a declared GPU is a place for a job, and computes nothing."""
+        return [gpu.uuid for gpu in self.gpus_of(assignment) if not gpu.fake]
+
+    def device_of(self, assignment: Assignment) -> str:
+        """ "cuda:0" if an attempt has a real GPU, which is then the first that its process sees."""
+        return "cuda:0" if self.gpu_uuids_of(assignment) else "cpu"
+
     def code_paths(self, header: JobHeader) -> list[str]:
         """What goes first on sys.path of a job."""
         submitted = [header.path] if header.path and self.paths.trust_submitters else []
@@ -83,11 +91,9 @@ class Node:
         submitted = [header.path] if header.path and self.paths.trust_submitters else []
         return [*submitted, *self.paths.data]
 
-    def artifacts_folder(self, job_id: str) -> Path:
-        """The folder of one job's artifacts, made if it is not there."""
-        folder = self.settings.home / "artifacts" / job_id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def artifacts_path(self, job_id: str) -> Path:
+        """The folder of one job's artifacts, which its process makes."""
+        return self.settings.home / "artifacts" / job_id
 
     def show_progress(self, job_id: str, text: str) -> None:
         """A line in Flower beside a running job. Never raises: nobody's job depends on it."""
@@ -100,10 +106,9 @@ class Node:
             log.debug("no progress event for %s: %s", job_id, error)
 
     @property
-    def cache_folder(self) -> Path:
-        folder = self.settings.home / "cache"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def cache_path(self) -> Path:
+        """The folder for data sets that all jobs of this node share, which their processes make."""
+        return self.settings.home / "cache"
 
 
 def node_of(app: Celery) -> Node:

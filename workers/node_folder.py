@@ -35,9 +35,13 @@ class NodeFolder:
             raise FolderTaken(f"node {self.name}: {FolderTaken.__doc__} ({self.path})") from None
         self.id = self._read_or_make_id()
 
+    def attempt_path(self, token: int) -> Path:
+        """The folder of one attempt."""
+        return self.path / "attempts" / str(token)
+
     def attempt_folder(self, token: int) -> Path:
-        """The folder of one attempt, made for it."""
-        folder = self.path / "attempts" / str(token)
+        """The folder of one attempt, made for it if its process has not done so."""
+        folder = self.attempt_path(token)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -11,11 +11,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery.concurrency.base import apply_target
 from celery.concurrency.thread import ApplyResult, TaskPool
 
+from workers.handover import Handover
 from workers.job_environment import job_environment
 from workers.node import node_of
 from workers.warm_process import ForkFailed, ForkServer, WarmProcess
@@ -27,9 +29,10 @@ _RETRY_SECONDS = (0.1, 0.5, 2.0, 10.0)
 
 class _Current(threading.local):
     process: WarmProcess
+    handover: Handover
 
 
-#: the process that this thread of the pool has taken
+#: the process that this thread of the pool has taken, and the job for it
 current = _Current()
 
 
@@ -57,12 +60,21 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
         accept_callback: Any = None,
         **_: Any,
     ) -> ApplyResult:
+        _, _, request, body, *_ = args
+        handover = Handover(self._node, request, body)
+        taken = self._take_at_once() if handover.is_quick() else None
+        if taken is not None:
+            handover.give(taken)
+
         def run() -> None:
-            process = current.process = self._take()
+            process = taken or self._take()
+            current.process, current.handover = process, handover
             try:
+                handover.give(process)
                 apply_target(target, args, kwargs, callback, accept_callback, pid=process.pid)
             finally:
                 # For an attempt that never came to it; one that did has ended its tree by now.
+                handover.close()
                 process.end_tree()
                 process.close()
                 self._wanted.release()
@@ -75,7 +87,8 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
         self._node.attempts.preempt_all(self._node.settings.stop_grace_seconds)
         for _ in range(self.limit):
             self._waiting.put(None)
-        super().on_stop()
+        # Not Celery's own way, which drops what no thread has begun: its process may have its job already.
+        self.executor.shutdown()
         self._wanted.release()
         self._refiller.join()
         self._server.stop()
@@ -84,16 +97,28 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
         self.on_stop()
 
     def _take(self) -> WarmProcess:
-        while True:
-            process = self._waiting.get()
-            if process is None:
-                raise ForkFailed("the node stops")
-            if not process.has_ended():
+        """The next process, waiting for one. Raises ForkFailed once the node stops."""
+        while (process := self._waiting.get()) is not None:
+            if self._is_usable(process):
                 return process
-            log.warning("waiting process %d ended with %d", process.pid, process.read_exit_code())
-            process.end_tree()
-            process.close()
-            self._wanted.release()
+        raise ForkFailed("the node stops")
+
+    def _take_at_once(self) -> WarmProcess | None:
+        """The next process, if one is warm."""
+        with suppress(queue.Empty):
+            while (process := self._waiting.get_nowait()) is not None:
+                if self._is_usable(process):
+                    return process
+        return None
+
+    def _is_usable(self, process: WarmProcess) -> bool:
+        if not process.has_ended():
+            return True
+        log.warning("waiting process %d ended with %d", process.pid, process.read_exit_code())
+        process.end_tree()
+        process.close()
+        self._wanted.release()
+        return False
 
     def _refill(self) -> None:
         failures = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import queue
 import signal
 import sys
 import threading
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from cyxwiz_tasks.celery_app import app
+from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.runtime.context import JobContext
 from cyxwiz_tasks.runtime.pipe import Frame, Pipe, decode_value, encode_value
 from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
+from cyxwiz_tasks.runtime.rehearsal import rehearse
 from cyxwiz_tasks.runtime.user_module import find_task
 
 #: Finalising an application took 13 ms of a job's start: here it happens once, before the first fork.
@@ -29,26 +32,28 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
     _take_output(log_fd)
     _reseed()
     pipe = Pipe(pipe_fd)
+    contexts: queue.SimpleQueue[JobContext] = queue.SimpleQueue()
+    # Started ahead of the job: whoever starts a thread waits until it runs.
+    threading.Thread(target=_listen, args=(pipe, contexts), name="cyxwiz-listen", daemon=True).start()
+    rehearse(_context, _load)
     try:
         pipe.send({"kind": "ready"})
         job = pipe.receive()
     except (EOFError, OSError):
         os._exit(0)  # the agent is gone, or has no use for this process
-    pipe.send(_run(pipe, job))
+    pipe.send(_run(pipe, job, contexts))
     # Whatever the job registered there (a tracker that uploads its last rows) may still write to the log.
     atexit._run_exitfuncs()
     _flush()
     os._exit(0)
 
 
-def _run(pipe: Pipe, job: Frame) -> Frame:
+def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[JobContext]) -> Frame:
     """Run the job and return its last frame."""
     try:
         context = _context(pipe, job)
-        threading.Thread(target=_listen, args=(pipe, context), name="cyxwiz-listen", daemon=True).start()
-        task = find_task(job["task"], job["entry"], job["paths"], job["node"])
-        args, kwargs = decode_value(job["arguments"])
-        task.push_request(**job["request"], args=args, kwargs=kwargs)
+        contexts.put(context)
+        task, args, kwargs = _load(job)
         returned = task.run_job(context, tuple(args), kwargs)
     except SystemExit as error:
         return {"kind": "exited", "code": error.code if isinstance(error.code, int) else int(error.code is not None)}
@@ -65,10 +70,21 @@ def _run(pipe: Pipe, job: Frame) -> Frame:
     return {"kind": "returned", "value": value}
 
 
+def _load(job: Frame) -> tuple[JobTask, list[Any], dict[str, Any]]:
+    """The job's task, as Celery would call it, and its arguments."""
+    task = find_task(job["task"], job["entry"], job["paths"], job["node"])
+    # What Celery sends: arguments, and in `embed` the callbacks, the chain and the chord that the task belongs to.
+    args, kwargs, embed = decode_value(job["body"])
+    task.push_request(**job["request"], **(embed or {}), args=args, kwargs=kwargs)
+    return task, args, kwargs
+
+
 def _context(pipe: Pipe, job: Frame) -> JobContext:
     # Before anything initialises CUDA: it reads these once.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
+    for name in ("folder", "artifacts", "cache"):
+        os.makedirs(job[name], exist_ok=True)
     os.chdir(job["folder"])
     return JobContext(
         pipe,
@@ -82,7 +98,8 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
     )
 
 
-def _listen(pipe: Pipe, context: JobContext) -> None:
+def _listen(pipe: Pipe, contexts: queue.SimpleQueue[JobContext]) -> None:
+    context = contexts.get()
     try:
         while pipe.receive()["kind"] == "stop":
             context.ask_to_stop()

@@ -115,11 +115,12 @@ class FakeScheduler:
         report = REPORT.validate_json(taken[1])
         if isinstance(report, Register):
             self.node = report
+        committed = self.commits(report) if isinstance(report, Ended) else True
+        # Before the answer: what a node does upon it, a test must find here.
+        self.reports.append(report)
         if getattr(report, "reply_to", None):
-            committed = self.commits(report) if isinstance(report, Ended) else True
             self.client.lpush(report.reply_to, ReportReply(committed=committed).model_dump_json())
             self.client.expire(report.reply_to, 60)
-        self.reports.append(report)
         return True
 
     def _take_job(self) -> bool:

@@ -1,0 +1,125 @@
+"""Give a job to its warm process: the shortest way from a message to the first line of the job's function.
+
+The thread that reads messages does this itself. Waking another one first took half a millisecond, and what else an
+attempt needs (its log, its reports, Celery's events) can be made while the process imports the job's module.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from celery.app.task import Context
+from celery.exceptions import Ignore
+from pydantic import ValidationError
+
+from cyxwiz_tasks import failpoints
+from cyxwiz_tasks.errors import ProtocolError
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, JobHeader
+from cyxwiz_tasks.runtime.pipe import Frame
+from workers.attempts import StopRequest
+from workers.node import Node
+from workers.warm_process import WarmProcess
+
+log = logging.getLogger(__name__)
+
+#: Of the request, what `self.request` and `self.retry()` look at in the job's process. The rest is in the body.
+_REQUEST_FIELDS = (
+    *("id", "task", "root_id", "parent_id", "group", "group_index", "retries", "headers", "correlation_id", "reply_to"),
+    *("delivery_info", "hostname", "ignore_result", "origin", "shadow", "timelimit", "replaced_task_nesting"),
+)
+#: What fits into the buffer of an empty socket, so that sending it never waits for the process.
+_AT_ONCE_BYTES = 64 * 1024
+
+
+class Handover:
+    """One job on its way to its process. `refusal` is what its task raises instead of running, if it must not run."""
+
+    assignment: Assignment
+    header: JobHeader
+
+    def __init__(self, node: Node, request: dict[str, Any], body: Any) -> None:
+        self._node, self._request, self._body = node, request, body if isinstance(body, str) else body.decode()
+        self.refusal: Exception | None = None
+        #: whether the process has the job, or would have it if it had not just died
+        self.given = False
+        self.given_at = time.monotonic()
+        self.stop_request = StopRequest()
+        try:
+            self.assignment, self.header = _read_headers(request)
+            _refuse_if_not_ours(node, self.assignment)
+        except (ProtocolError, Ignore) as error:
+            self.refusal = error
+        else:
+            node.attempts.enter(self.assignment.job, self.assignment.token, self.stop_request)
+            failpoints.hit("agent.after_accept")
+
+    def is_quick(self) -> bool:
+        """Whether `give` cannot wait."""
+        return len(self._body) <= _AT_ONCE_BYTES
+
+    def give(self, process: WarmProcess) -> None:
+        """Send the job, unless it must not run or was stopped before it came so far."""
+        if self.given or self.refusal is not None or self.stop_request.asked is not None:
+            return
+        failpoints.hit("agent.before_handover")
+        self.given, self.given_at = True, time.monotonic()
+        try:
+            process.pipe.send(self._frame())
+        except OSError:
+            return  # it has just died: supervise sees why
+
+    def close(self) -> None:
+        """The attempt is over, or never began."""
+        if self.refusal is None:
+            self._node.attempts.leave(self.assignment.token)
+        self.stop_request.close()
+
+    def _frame(self) -> Frame:
+        node, assignment, header = self._node, self.assignment, self.header
+        gpus = node.gpu_uuids_of(assignment)
+        return {
+            "kind": "run",
+            "task": self._request["task"],
+            "entry": header.entry,
+            "paths": node.code_paths(header),
+            "node": node.name,
+            "job": assignment.job,
+            "attempt": assignment.attempt,
+            "device": node.device_of(assignment),
+            "gpus": gpus,
+            "threads": node.threads_per_job,
+            "folder": str(node.folder.attempt_path(assignment.token)),
+            "artifacts": str(node.artifacts_path(assignment.job)),
+            "cache": str(node.cache_path),
+            "data_roots": node.data_roots(header),
+            "result_limit_bytes": node.settings.result_limit_bytes,
+            "request": self._request_fields(),
+            "body": self._body,
+        }
+
+    def _request_fields(self) -> dict[str, Any]:
+        context = Context(self._request)
+        fields = {name: context.get(name) for name in _REQUEST_FIELDS}
+        fields["headers"] = {**(fields["headers"] or {}), HEADER: self._request.get(HEADER)}
+        # Then self.retry() raises without publishing: the process has no broker, the agent does it.
+        return fields | {"is_eager": True, "called_directly": False}
+
+
+def _read_headers(request: dict[str, Any]) -> tuple[Assignment, JobHeader]:
+    try:
+        assignment = Assignment.model_validate(request.get(ASSIGNMENT_HEADER))
+        return assignment, JobHeader.model_validate(request.get(HEADER) or {})
+    except ValidationError as error:
+        raise ProtocolError(
+            f"message {request.get('id')} did not come through the scheduler: its header {ASSIGNMENT_HEADER} or "
+            f"{HEADER} cannot be read ({error.errors()[0]['msg']}). Send jobs to the inbox, never to a node's own queue"
+        ) from None
+
+
+def _refuse_if_not_ours(node: Node, assignment: Assignment) -> None:
+    """A message from before this node's start, or for another node: its attempt is lost already."""
+    if (assignment.node, assignment.incarnation) != (node.id, node.incarnation) or node.stopping:
+        log.info("job %s: its message is for an earlier start of a node, or this one stops", assignment.job)
+        raise Ignore
