@@ -300,6 +300,8 @@ class Live:
     project: str
     #: 0 for low to 3 for critical
     priority: int
+    #: order of its job's acceptance
+    seq: int
     resources: dict[str, Any]
     shape: str
     cancel_requested: bool
@@ -311,7 +313,7 @@ class Live:
 _LIVE = text(
     """
     SELECT token, job_id::text AS job_id, number, attempts.node_id::text AS node_id, incarnation, gpus,
-        gpu_memory_bytes, cpus, ram_bytes, attempts.state, task, name, owner, project, priority, resources, shape,
+        gpu_memory_bytes, cpus, ram_bytes, attempts.state, task, name, owner, project, priority, seq, resources, shape,
         cancel_requested_at IS NOT NULL AS cancel_requested,
         extract(epoch FROM statement_timestamp() - attempts.assigned_at)::float8 AS age_seconds,
         extract(epoch FROM lease_until - statement_timestamp())::float8 AS lease_left_seconds

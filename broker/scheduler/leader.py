@@ -11,6 +11,7 @@ Redis away: the term goes on when it is back. PostgreSQL away: the term ends, an
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -112,11 +113,14 @@ class Leader:
 
     def load(self) -> None:
         """Read the record into memory."""
+        gc.unfreeze()
         self.memory = Memory(self.settings.score_weights)
         with self.engine.begin() as tx:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)
             failpoints.hit("scheduler.loading")
+        # What was loaded stays, and is no garbage: a million waiting jobs would be looked through again and again.
+        gc.freeze()
 
     def handle(self, batches: Sequence[Batch]) -> None:
         """One turn for these batches. A message that no turn can swallow is set aside, alone."""

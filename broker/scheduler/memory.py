@@ -92,8 +92,7 @@ class Memory:
 
     def _restore(self, attempt: attempts.Live) -> None:
         resources = Resources.parse(attempt.resources)
-        # Should it come back to the queue, it goes before all others of its priority.
-        waiting = Waiting(attempt.job_id, 0, resources, _PRIORITIES[attempt.priority])
+        waiting = Waiting(attempt.job_id, attempt.seq, resources, _PRIORITIES[attempt.priority])
         assigned_at = time.monotonic() - attempt.age_seconds
         self.live[attempt.job_id] = Live(
             attempt.token,

@@ -238,3 +238,16 @@ def test_a_new_leader_places_nothing_on_a_node_that_it_has_not_heard(plane):
         waiting = plane.submit()
         until(lambda: plane.client.nodes()[0]["state"] == "lost")
         assert plane.job(waiting)["attempts"] == 0
+
+
+def test_a_job_that_was_lost_after_a_change_of_leaders_waits_where_it_waited(plane):
+    with plane.scheduler():
+        older = plane.submit(resources={"gpus": 1})
+        node = plane.node()
+        lost = plane.submit()
+        assert node.take()[0].job == lost
+    with plane.scheduler():
+        node.leave()
+        plane.wait_for(lost, "pending")
+        other = plane.node("other", slots=1, gpus=1)
+        assert [other.run().job, other.run().job] == [older, lost]
