@@ -7,14 +7,14 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from broker.scheduler import explaining
+from broker.scheduler import explaining, stopping
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import Cancel, Reply, Stop, Why
-from cyxwiz_tasks.states import CELERY_STATES, TERMINAL_JOB_STATES, Cause, JobState
+from cyxwiz_tasks.protocol import Cancel, Reply, Why
+from cyxwiz_tasks.states import CELERY_STATES, Cause, JobState
 from db import jobs
 
 log = logging.getLogger(__name__)
@@ -83,11 +83,8 @@ def cancel(turn: Turn, job_id: str, reason: str) -> str:
         turn.memory.stop_waiting(job_id)
         finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, reason)
         turn.counts["cancelled"] += 1
-    elif outcome.state not in TERMINAL_JOB_STATES and outcome.token is not None and outcome.node_id is not None:
-        grace = turn.settings.stop_grace_seconds
-        turn.outbox.control(outcome.node_id, Stop(job=job_id, token=outcome.token, grace_seconds=grace))
-        if (live := turn.memory.live.get(job_id)) is not None:
-            live.cancel_asked = True
+    elif (live := turn.memory.live.get(job_id)) is not None:
+        stopping.cancel(turn, job_id, live)
         turn.counts["stopping"] += 1
     log.info(line("cancel", job=job_id, before=outcome.before, state=outcome.state))
     return CELERY_STATES[outcome.state]

@@ -33,6 +33,7 @@ from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
 from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.duties.readings import Readings
+from broker.scheduler.duties.reconcile import Reconcile
 from broker.scheduler.duties.unstarted import Unstarted
 from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
 from broker.scheduler.log_lines import line
@@ -51,7 +52,7 @@ from db.leadership import Leadership, assert_current
 log = logging.getLogger(__name__)
 
 #: in the order in which they run: who is late is known before anything is placed
-DUTIES: tuple[type[Duty], ...] = (LateNodes, ExpiredJobs, Unstarted, Leases, ProcessingLists, Readings)
+DUTIES: tuple[type[Duty], ...] = (LateNodes, ExpiredJobs, Unstarted, Leases, Reconcile, ProcessingLists, Readings)
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
 
 

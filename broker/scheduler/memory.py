@@ -21,6 +21,7 @@ from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import AttemptState, Priority
 from db import attempts, jobs
@@ -47,6 +48,9 @@ class Live:
     publications: int
     published_at: float
     cancel_asked: bool = False
+    #: what its node was told, and when for the last time
+    stop: Stop | None = None
+    stop_said_at: float = 0.0
 
 
 class Memory:

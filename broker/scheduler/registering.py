@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from broker.scheduler import stopping
 from broker.scheduler.ending import lose
 from broker.scheduler.log_lines import line
 from broker.scheduler.standing import failed_a_job
@@ -91,7 +92,6 @@ def _stop_what_is_not_current(turn: Turn, report: Register) -> None:
     for token in report.running:
         if token not in current:
             turn.outbox.control(report.node, Stop(job="", token=token, grace_seconds=0))
-    for token, (job_id, live) in current.items():
-        if live.cancel_asked:
-            grace = turn.settings.stop_grace_seconds
-            turn.outbox.control(report.node, Stop(job=job_id, token=token, grace_seconds=grace))
+    for job_id, live in current.values():
+        if live.cancel_asked or live.stop is not None:
+            stopping.repeat(turn, job_id, live)

@@ -6,6 +6,7 @@ import json
 import threading
 import uuid
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import redis
@@ -22,10 +23,12 @@ from cyxwiz_tasks.protocol import (
     Metrics,
     Register,
     ReportReply,
+    Running,
     Started,
     control_key,
     node_queue,
     reply_key,
+    running_key,
 )
 
 DEADLINE_SECONDS = 10.0
@@ -65,6 +68,8 @@ class FakeNode:
         self.beating = redis.Redis.from_pool(redis.ConnectionPool(**named))
         self.incarnation = str(uuid.uuid4())
         self.capability = capability(**values)
+        #: tokens that it tells with its beats; None: it is of a release that tells nothing
+        self.tokens: tuple[int, ...] | None = None
         self._silent = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -110,9 +115,14 @@ class FakeNode:
         return self._report(Left(node=self.id, incarnation=self.incarnation, reply_to=reply_key(str(uuid.uuid4()))))
 
     def _beat(self, silent: threading.Event) -> None:
-        while not silent.is_set():
+        for number in count():
+            if silent.is_set():
+                return
             with suppress(redis.RedisError):
                 self.beating.eval(_BEAT, 1, BEATS, self.id)
+                if self.tokens is not None:
+                    running = Running(incarnation=self.incarnation, number=number, tokens=self.tokens)
+                    self.beating.set(running_key(self.id), running.model_dump_json(), ex=10)
             silent.wait(0.1)
 
     # Work -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""What nodes say that they run against what the record says that they run.
+
+A node tells with its beats which attempts it runs, or has ended without the scheduler's word on it. An attempt that is
+not the record's is a zombie, and is stopped; one that the record has running there and the node does not know is lost,
+and its job is placed again; one that was told to end and runs on is told again.
+
+A telling may be older than what is known here. A token counts as missing, or as a zombie, after `_TELLINGS` different
+ones that say so: the last of them was begun after the one before it had arrived.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+from broker.scheduler import stopping
+from broker.scheduler.duties.duty import Duty
+from broker.scheduler.ending import lose
+from cyxwiz_tasks.protocol import Running, Stop, running_key
+from cyxwiz_tasks.states import Cause
+
+if TYPE_CHECKING:
+    from broker.scheduler.leader import Leader
+
+_TELLINGS = 3
+#: how many nodes one run looks at, by turns: what it costs does not grow with their number
+_NODES = 500
+
+
+class Reconcile(Duty):
+    every_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, leader: Leader) -> None:
+        super().__init__(leader)
+        #: nodes that this round has still to look at
+        self._round: list[str] = []
+        #: by node: the telling that was compared last, and by token how many said what is not so
+        self._compared: dict[str, Running] = {}
+        self._doubts: dict[str, dict[int, int]] = {}
+
+    def run_once(self) -> dict[str, int]:
+        tellings = self._tellings()
+        if not tellings:
+            return {}
+        placed: dict[str, dict[int, str]] = defaultdict(dict)
+        for job_id, live in self.leader.memory.live.items():
+            if live.node_id in tellings:
+                placed[live.node_id][live.token] = job_id
+        zombies: list[tuple[str, int]] = []
+        missing: list[str] = []
+        overdue: list[str] = []
+        for node_id, telling in tellings.items():
+            here = placed[node_id]
+            for token in self._doubtful(node_id, telling, here):
+                if token in here:
+                    missing.append(here[token])
+                else:
+                    zombies.append((node_id, token))
+            running = [here[token] for token in telling.tokens if token in here]
+            overdue += [job_id for job_id in running if stopping.is_overdue(self.leader.memory.live[job_id])]
+        if zombies or missing or overdue:
+            self._act(zombies, missing, overdue)
+        return {"zombies": len(zombies), "missing": len(missing), "told_again": len(overdue)}
+
+    def _act(self, zombies: list[tuple[str, int]], missing: list[str], overdue: list[str]) -> None:
+        with self.leader.turn() as turn:
+            for node_id, token in zombies:
+                turn.outbox.control(node_id, Stop(job="", token=token, grace_seconds=0))
+            lose(turn, missing, Cause.NODE_LOST, "its node does not know it any more", stop=True)
+            for job_id in overdue:
+                stopping.repeat(turn, job_id, turn.memory.live[job_id])
+
+    def _tellings(self) -> dict[str, Running]:
+        """By node, those of the next nodes in turn that nobody has compared yet."""
+        cluster = self.leader.memory.cluster
+        if not self._round:
+            self._round = [node.node_id for node in cluster]
+            self._compared = {id: telling for id, telling in self._compared.items() if id in cluster}
+            self._doubts = {id: doubts for id, doubts in self._doubts.items() if id in cluster}
+        asked, self._round = self._round[:_NODES], self._round[_NODES:]
+        if not asked:
+            return {}
+        texts: Any = self.leader.redis.mget([running_key(node_id) for node_id in asked])
+        found = {node_id: _read(text) for node_id, text in zip(asked, texts, strict=True) if text is not None}
+        return {node_id: telling for node_id, telling in found.items() if telling and self._is_news(node_id, telling)}
+
+    def _is_news(self, node_id: str, telling: Running) -> bool:
+        cluster = self.leader.memory.cluster
+        if node_id not in cluster or cluster.node(node_id).incarnation != telling.incarnation:
+            return False
+        last = self._compared.get(node_id)
+        if last is not None and last.incarnation == telling.incarnation and last.number >= telling.number:
+            return False
+        if last is None or last.incarnation != telling.incarnation:
+            self._doubts.pop(node_id, None)
+        self._compared[node_id] = telling
+        return True
+
+    def _doubtful(self, node_id: str, telling: Running, here: dict[int, str]) -> list[int]:
+        """Tokens that enough tellings list although they are not current, or leave out although they run.
+
+        `here` are the node's current ones, with their jobs.
+        """
+        live, listed = self.leader.memory.live, set(telling.tokens)
+        odd = [token for token in listed if token not in here]
+        odd += [token for token, job_id in here.items() if token not in listed and live[job_id].running]
+        before = self._doubts.get(node_id, {})
+        doubts = {token: before.get(token, 0) + 1 for token in odd}
+        sure = [token for token, count in doubts.items() if count >= _TELLINGS]
+        self._doubts[node_id] = {token: count for token, count in doubts.items() if count < _TELLINGS}
+        return sure
+
+
+def _read(text: bytes) -> Running | None:
+    try:
+        return Running.model_validate_json(text)
+    except ValidationError:
+        return None

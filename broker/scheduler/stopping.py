@@ -1,0 +1,49 @@
+"""Attempts that are told to end: by a wish to cancel, a drain, or a more urgent job that needs the place.
+
+What a node is told may get lost with Redis, and a leader may die before it says it: `duties.reconcile` says it again to
+a node that still runs the attempt.
+"""
+
+from __future__ import annotations
+
+import time
+
+from broker.scheduler.memory import Live
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.protocol import Stop
+
+#: after the grace period, a node needs so long to end a process tree and to say so
+_PATIENCE_SECONDS = 5.0
+
+
+def cancel(turn: Turn, job_id: str, live: Live) -> None:
+    """Tell an attempt's node that its job was cancelled. Said again, it does no harm."""
+    live.cancel_asked = True
+    _say(turn, live, Stop(job=job_id, token=live.token, grace_seconds=turn.settings.stop_grace_seconds))
+
+
+def preempt(turn: Turn, job_id: str, live: Live, reason: str) -> None:
+    """Tell an attempt's node that it must give its place back, unless it was told to end before."""
+    if live.stop is None:
+        grace = turn.settings.preempt_grace_seconds
+        _say(turn, live, Stop(job=job_id, token=live.token, outcome="preempted", grace_seconds=grace, reason=reason))
+
+
+def is_overdue(live: Live) -> bool:
+    """Whether an attempt should have ended by now: its node may not know that it must."""
+    if live.stop is None:
+        return live.cancel_asked  # told by a leader before this one, if at all
+    return time.monotonic() - live.stop_said_at > live.stop.grace_seconds + _PATIENCE_SECONDS
+
+
+def repeat(turn: Turn, job_id: str, live: Live) -> None:
+    """Say once more what an attempt's node was told."""
+    if live.stop is None:
+        cancel(turn, job_id, live)
+    else:
+        _say(turn, live, live.stop)
+
+
+def _say(turn: Turn, live: Live, stop: Stop) -> None:
+    turn.outbox.control(live.node_id, stop)
+    live.stop, live.stop_said_at = stop, time.monotonic()
