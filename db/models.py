@@ -193,10 +193,6 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(SmallInteger)
     resources: Mapped[dict[str, Any]]
     shape: Mapped[str]
-    #: the Celery message, to publish it again
-    headers: Mapped[dict[str, Any]]
-    body: Mapped[str]
-    properties: Mapped[dict[str, Any]]
     #: SHA-256 of task, arguments and resources: two messages with one id and one digest are one job
     digest: Mapped[bytes]
     state: Mapped[str]
@@ -226,6 +222,8 @@ class Job(Base):
     learned: Mapped[dict[str, Any] | None]
     cancel_requested_at: Mapped[datetime | None]
     cancel_reason: Mapped[str | None]
+    #: the Celery message as it came, a JSON text, to publish it again
+    envelope: Mapped[str]
 
 
 class Attempt(Base):

@@ -13,7 +13,7 @@ from broker.scheduler.retrying import start_over
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, JobConflict
 from cyxwiz_tasks.protocol import HEADER, Ack
-from cyxwiz_tasks.states import CELERY_STATES, JobState
+from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState
 from db import jobs
 from db.jobs import Accepted, NewJob, StoredMessage
 
@@ -63,6 +63,7 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
 def acknowledge(turn: Turn, submissions: list[Submission]) -> None:
     """Tell senders and watchers, after placement, what became of these messages."""
     memory, outbox = turn.memory, turn.outbox
+    waiting: list[str] = []
     for submission in submissions:
         arrival, answer = submission.arrival, submission.answer
         if answer.conflict:
@@ -72,9 +73,13 @@ def acknowledge(turn: Turn, submissions: list[Submission]) -> None:
         if answer.job_id in memory.live:
             state = JobState.RUNNING if memory.live[answer.job_id].running else JobState.ASSIGNED
         elif not arrival.ignore_result and answer.job_id == arrival.id and state == JobState.PENDING:
-            # A message that is handled again after a crash must not take back what was said since.
-            outbox.state(arrival.id, CELERY_STATES[state], {}, only_if_none=not answer.created)
+            if answer.created:
+                waiting.append(arrival.id)
+            else:
+                # A message that is handled again after a crash must not take back what was said since.
+                outbox.state(arrival.id, ACCEPTED, {}, only_if_none=True)
         outbox.ack(arrival.header.reply_to, Ack(id=arrival.id, job=answer.job_id, state=CELERY_STATES[state]))
+    outbox.states(waiting, ACCEPTED, {})
 
 
 def _let_wait(turn: Turn, submission: Submission) -> None:
@@ -109,6 +114,7 @@ def _new_job(arrival: Arrival) -> NewJob:
             time_limit_seconds=arrival.time_limit_seconds,
             start_by_seconds=header.start_by_seconds,
             deadline_seconds=header.deadline_seconds,
+            envelope=arrival.envelope,
         )
     except CyxwizError as error:
         raise Refused(error, arrival.id, header.reply_to) from None

@@ -28,10 +28,12 @@ STATE_PREFIX = "celery-task-meta-"
 REPLY_TTL_SECONDS = 60
 #: how long a node that is away may take to read what it was told; it registers again afterwards in any case
 CONTROL_TTL_SECONDS = 3600
-#: Redis serves nobody else while a script runs, about a microsecond a command
-_COMMANDS_PER_SCRIPT = 400
-#: commands of the script below, beside those of Redis: SET and PUBLISH of one text
-_STATE, _STATE_IF_NONE = "STATE", "STATE_IF_NONE"
+#: Redis serves nobody else while a script runs, about a microsecond a command of five words
+_WORDS_PER_SCRIPT = 2000
+#: commands of the script below, beside those of Redis: SET and PUBLISH of one text, or of equal texts about many jobs
+_STATE, _STATE_IF_NONE, _STATES = "STATE", "STATE_IF_NONE", "STATES"
+_IDS_PER_COMMAND = 400
+_ID = "<id>"
 # Commands one after the other, each with its length before it. As commands of a pipeline they would cost the loop twice
 # as much: the client packs, parses and checks each of them.
 _SAY = """
@@ -45,6 +47,13 @@ while at <= #ARGV do
   elseif name == 'STATE_IF_NONE' then
     answer = redis.pcall('SET', key, ARGV[last], 'EX', ARGV[at + 3], 'NX')
     redis.pcall('PUBLISH', key, ARGV[last])
+  elseif name == 'STATES' then
+    for number = at + 6, last do
+      local job = ARGV[number]
+      local text = ARGV[at + 4] .. job .. ARGV[at + 5]
+      answer = redis.pcall('SETEX', key .. job, ARGV[at + 3], text)
+      redis.pcall('PUBLISH', key .. job, text)
+    end
   else
     answer = redis.pcall(unpack(ARGV, at + 1, last))
   end
@@ -76,10 +85,15 @@ class Outbox:
         self, job_id: str, state: str, result: Any, *, traceback: str | None = None, only_if_none: bool = False
     ) -> None:
         """The job's state in Celery's result backend; `only_if_none` leaves one that is there alone."""
-        done_at = datetime.now(UTC).isoformat() if state in READY_STATES else None
-        meta = {"status": state, "result": result, "traceback": traceback, "children": [], "date_done": done_at}
-        text, key = json.dumps(meta | {"task_id": job_id}), STATE_PREFIX + job_id
-        self._commands.append((_STATE_IF_NONE if only_if_none else _STATE, key, self.result_ttl_seconds, text))
+        verb, text = _STATE_IF_NONE if only_if_none else _STATE, _as_celery_keeps(job_id, state, result, traceback)
+        self._commands.append((verb, STATE_PREFIX + job_id, self.result_ttl_seconds, text))
+
+    def states(self, job_ids: list[str], state: str, result: Any) -> None:
+        """One state of many jobs."""
+        before, after = _as_celery_keeps(_ID, state, result).split(_ID)
+        for start in range(0, len(job_ids), _IDS_PER_COMMAND):
+            some = job_ids[start : start + _IDS_PER_COMMAND]
+            self._commands.append((_STATES, STATE_PREFIX, self.result_ttl_seconds, before, after, *some))
 
     def failure(
         self, job_id: str, error: Exception, traceback: str | None = None, *, only_if_none: bool = False
@@ -163,14 +177,23 @@ class Outbox:
         for reply_to, acks in self._acks.items():
             self.reply(reply_to, Acks(acks=tuple(acks)))
         self._acks.clear()
-        for start in range(0, len(self._commands), _COMMANDS_PER_SCRIPT):
-            words: list[Any] = []
-            for command in self._commands[start : start + _COMMANDS_PER_SCRIPT]:
-                words.append(len(command))
-                words += command
+        words: list[Any] = []
+        for command in self._commands:
+            words.append(len(command))
+            words += command
+            if len(words) >= _WORDS_PER_SCRIPT:
+                pipe.eval(_SAY, 0, *words)
+                words = []
+        if words:
             pipe.eval(_SAY, 0, *words)
         for node_id in self._beats:
             pipe.eval(_BEAT, 1, BEATS, node_id)
+
+
+def _as_celery_keeps(job_id: str, state: str, result: Any, traceback: str | None = None) -> str:
+    done_at = datetime.now(UTC).isoformat() if state in READY_STATES else None
+    meta = {"status": state, "result": result, "traceback": traceback, "children": [], "date_done": done_at}
+    return json.dumps(meta | {"task_id": job_id})
 
 
 def _as_celery_writes(error: Exception) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import Outbox
-from cyxwiz_tasks.protocol import Why
+from cyxwiz_tasks.protocol import HEADER, Why
 from cyxwiz_tasks.settings import Settings
 from db import jobs
 from db.jobs import StoredMessage
@@ -40,7 +40,11 @@ class Turn:
         """See that `messages` holds these jobs, so far as the record knows them."""
         missing = [job_id for job_id in job_ids if job_id not in self.messages]
         if missing:
-            self.messages |= jobs.messages(self.tx, missing)
+            found = jobs.messages(self.tx, missing)
+            for message in found.values():
+                # Who waited for the scheduler's word has it by now.
+                message.headers.get(HEADER, {}).pop("reply_to", None)
+            self.messages |= found
 
     def wants_result(self, job_id: str) -> bool:
         """Whether somebody may look at the job's state in the result backend; False for `ignore_result`."""
