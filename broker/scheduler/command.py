@@ -91,6 +91,8 @@ def _term(
         yield None
         return
     app = make_app(settings.broker())
+    # The leader must not stand still in Celery while Redis is away: it says again what it could not say.
+    app.conf.update(result_backend_always_retry=False, redis_socket_timeout=5.0)
     try:
         yield Leader(settings, engine, connect, app, leadership)
     except (DBAPIError, ServerUnavailable, PoolTimeout) as error:

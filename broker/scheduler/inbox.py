@@ -148,9 +148,9 @@ class Inbox:
         keys = (processing_list(self.epoch, batch.source),)
         pipe.eval(_FORGET, 1, *keys, batch.messages[0], batch.messages[-1], len(batch.messages))
 
-    def remember(self, client: redis.Redis) -> None:
-        """Enter this leader's processing lists where its successor will look."""
-        client.sadd(PROCESSING, *(processing_list(self.epoch, source) for source in SOURCES))
+    def remember(self, client: redis.Redis) -> bool:
+        """Enter this leader's processing lists where its successor will look; False: they were there already."""
+        return bool(client.sadd(PROCESSING, *(processing_list(self.epoch, source) for source in SOURCES)))
 
     def give_back(self, client: redis.Redis, *, own: bool = False) -> int:
         """Return what older leaders left unfinished to its sources; with `own`, also what this one left.

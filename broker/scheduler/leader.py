@@ -35,6 +35,7 @@ from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
 from broker.scheduler.duties.unstarted import Unstarted
+from broker.scheduler.duties.untold import Untold
 from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
 from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
@@ -52,7 +53,16 @@ from db.leadership import Leadership, assert_current
 log = logging.getLogger(__name__)
 
 #: in the order in which they run: who is late is known before anything is placed
-DUTIES: tuple[type[Duty], ...] = (LateNodes, ExpiredJobs, Unstarted, Leases, Reconcile, ProcessingLists, Readings)
+DUTIES: tuple[type[Duty], ...] = (
+    LateNodes,
+    ExpiredJobs,
+    ProcessingLists,
+    Unstarted,
+    Leases,
+    Reconcile,
+    Untold,
+    Readings,
+)
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
 
 
@@ -223,6 +233,10 @@ class Leader:
             except redis.RedisError:
                 stop.wait(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _RETRY_CAP_SECONDS)
+        self.redis_is_back()
+
+    def redis_is_back(self) -> None:
+        """Redis was away, or has lost its memory: what was said to nodes and to Celery may be gone."""
         for duty in self.duties:
             duty.redis_is_back()
 
