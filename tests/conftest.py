@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import hypothesis
 import pytest
 import redis
 
@@ -26,6 +27,11 @@ from broker.embedded import EmbeddedRedis
 from db.databases import create_database, drop_database
 from db.embedded import EmbeddedPostgres
 from db.embedded_account import SHARED_FOLDER
+
+# The suite runs the same examples each time; `pytest --hypothesis-profile=long` looks for new ones, and for long.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=2000, database=None, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 #: nobody needs the tests' data after a power cut
 FAST_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -50,6 +50,28 @@ RULES = {
         SELECT id FROM jobs WHERE (state IN ('completed', 'failed', 'cancelled')) <> (ended_at IS NOT NULL)
         UNION ALL
         SELECT job_id FROM attempts WHERE (state NOT IN ('assigned', 'running')) <> (ended_at IS NOT NULL)""",
+    "nothing happens to a job that has ended": """
+        SELECT later.seq FROM events ended JOIN events later USING (job_id)
+        WHERE ended.to_state IN ('completed', 'failed', 'cancelled') AND later.seq > ended.seq""",
+    "a job's node, token and number of attempts are the last that its moves named": """
+        SELECT id FROM jobs CROSS JOIN LATERAL (SELECT max(token) AS token, max(attempt) AS attempt FROM events
+            WHERE job_id = jobs.id AND to_state IS NOT NULL) AS told
+        CROSS JOIN LATERAL (SELECT node_id FROM events
+            WHERE job_id = jobs.id AND to_state IS NOT NULL ORDER BY seq DESC LIMIT 1) AS last
+        WHERE current_token IS DISTINCT FROM told.token OR attempts <> coalesce(told.attempt, 0)
+            OR (state IN ('assigned', 'running', 'completed') AND jobs.node_id IS DISTINCT FROM last.node_id)""",
+    "no word of an older attempt, or of an older leader, is taken after one of a newer": """
+        SELECT seq FROM (SELECT seq, token, max(token) OVER (PARTITION BY job_id ORDER BY seq) AS newest,
+                epoch, max(epoch) OVER (ORDER BY seq) AS leads
+            FROM events) AS told
+        WHERE token < newest OR epoch < leads""",
+    "a job's attempt begins when the one before it has ended": """
+        SELECT later.token FROM attempts later JOIN attempts earlier USING (job_id)
+        WHERE earlier.number < later.number AND (earlier.ended_at IS NULL OR earlier.ended_at > later.assigned_at)""",
+    "one attempt at most gives a job its result": """
+        SELECT job_id FROM attempts WHERE state = 'completed' GROUP BY job_id HAVING count(*) > 1
+        UNION ALL
+        SELECT id FROM jobs WHERE result IS NOT NULL AND state <> 'completed'""",
     "what waits is nowhere": """
         SELECT id FROM jobs WHERE state IN ('pending', 'held')
             AND (node_id IS NOT NULL OR assigned_at IS NOT NULL OR started_at IS NOT NULL)""",
