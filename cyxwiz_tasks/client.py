@@ -20,7 +20,8 @@ from cyxwiz_tasks.errors import CyxwizError, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
-from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Why, reply_key
+from cyxwiz_tasks.job_header import parse_seconds
+from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Undrain, Why, reply_key
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
@@ -141,6 +142,19 @@ class Client:
     def nodes(self, **filters: Any) -> list[dict[str, Any]]:
         """The nodes and what they can do."""
         return list(self.requests.query("nodes", **filters))
+
+    def drain(self, node: str, deadline: str | float | timedelta | None = 0.0, reason: str = "") -> dict[str, Any]:
+        """Give a node, by name or id, no new work. Its jobs go on elsewhere: from now on, after `deadline`, or (None)
+        they are left to end there. Returns the node's record; it stays drained over restarts, until `undrain`.
+
+        Raises NotFound, InvalidSettings where several nodes bear the name, InvalidJob for a deadline that is none.
+        """
+        seconds = deadline if deadline is None or deadline == 0 else parse_seconds(deadline, "deadline")
+        return dict(self.requests.command(Drain(node=node, deadline_seconds=seconds, reason=reason)))
+
+    def undrain(self, node: str) -> dict[str, Any]:
+        """Let a node take work again that was drained or is in quarantine. Raises NotFound, InvalidSettings."""
+        return dict(self.requests.command(Undrain(node=node)))
 
     def events(self, id: str) -> list[dict[str, Any]]:
         """Every change of a job's state, oldest first. Raises NotFound."""

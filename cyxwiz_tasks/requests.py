@@ -12,7 +12,7 @@ from cyxwiz_tasks import errors
 from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobRefused, ProtocolError, SchedulerUnavailable
 from cyxwiz_tasks.ids import new_id
-from cyxwiz_tasks.protocol import COMMANDS, QUERIES, Cancel, Query, Reply, Why, reply_key
+from cyxwiz_tasks.protocol import COMMANDS, QUERIES, Command, Query, Reply, reply_key
 from cyxwiz_tasks.settings import settings
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -32,7 +32,7 @@ class Requests:
         reply_to = reply_key(new_id())
         return self._ask(QUERIES, Query(name=name, arguments=arguments, reply_to=reply_to), reply_to, timeout)
 
-    def command(self, command: Cancel | Why, timeout: float | None = None) -> Any:
+    def command(self, command: Command, timeout: float | None = None) -> Any:
         """The leader's answer to a command. Raises what `query` raises."""
         reply_to = reply_key(new_id())
         return self._ask(COMMANDS, command.model_copy(update={"reply_to": reply_to}), reply_to, timeout)

@@ -249,6 +249,14 @@ def quarantines_over(tx: Connection) -> list[str]:
     return [row[0] for row in tx.execute(_QUARANTINES_OVER)]
 
 
+_DRAINS_DUE = text("SELECT id::text FROM nodes WHERE cordon = 'draining' AND cordon_until <= statement_timestamp()")
+
+
+def drains_due(tx: Connection) -> list[str]:
+    """The nodes that drain and where nothing shall run any more, by the database's clock."""
+    return [row[0] for row in tx.execute(_DRAINS_DUE)]
+
+
 _COUNT_FAULTS = text(
     """
     UPDATE nodes SET faults = given.faults, quarantines = given.quarantines

@@ -1,4 +1,4 @@
-"""What clients ask of the leader: cancel a job, or explain where it stands."""
+"""What clients ask of the leader: cancel a job, explain where it stands, empty a node."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from broker.scheduler import explaining, stopping
+from broker.scheduler import draining, explaining, stopping
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import Cancel, Reply, Why
+from cyxwiz_tasks.protocol import Cancel, Drain, Reply, Undrain, Why
 from cyxwiz_tasks.states import CELERY_STATES, Cause, JobState
 from db import jobs
 
 log = logging.getLogger(__name__)
 
-_COMMAND: TypeAdapter[Cancel | Why | Revoke] = TypeAdapter(
-    Annotated[Cancel | Why | Revoke, Field(discriminator="kind")]
-)
+_Command = Cancel | Why | Drain | Undrain | Revoke
+_COMMAND: TypeAdapter[_Command] = TypeAdapter(Annotated[_Command, Field(discriminator="kind")])
 
 
 def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
@@ -34,13 +33,14 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
             turn.outbox.reject(source, raw, reason)
             log.warning(line("command_refused", reason=reason))
             continue
-        if isinstance(command, Why):
-            turn.questions.append(command)
-        elif isinstance(command, Cancel):
-            _cancel(turn, command)
-        else:
-            for job_id in command.jobs:
-                _revoke(turn, job_id, command.terminate)
+        match command:
+            case Why():
+                turn.questions.append(command)
+            case Revoke():
+                for job_id in command.jobs:
+                    _revoke(turn, job_id, command.terminate)
+            case _:
+                turn.outbox.reply(command.reply_to, _done(turn, command))
 
 
 def answer(turn: Turn, question: Why) -> None:
@@ -52,12 +52,17 @@ def answer(turn: Turn, question: Why) -> None:
     turn.outbox.reply(question.reply_to, reply)
 
 
-def _cancel(turn: Turn, command: Cancel) -> None:
+def _done(turn: Turn, command: Cancel | Drain | Undrain) -> Reply:
     try:
-        state = cancel(turn, command.job, command.reason)
-        turn.outbox.reply(command.reply_to, Reply(value={"state": state}))
+        match command:
+            case Cancel():
+                return Reply(value={"state": cancel(turn, command.job, command.reason)})
+            case Drain():
+                return Reply(value=draining.drain(turn, command))
+            case Undrain():
+                return Reply(value=draining.undrain(turn, command))
     except CyxwizError as error:
-        turn.outbox.reply(command.reply_to, _refusal(error))
+        return _refusal(error)
 
 
 def _revoke(turn: Turn, job_id: str, terminate: bool) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from broker.scheduler import accepting, commands, placing, reports
+from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.late_nodes import LateNodes
@@ -59,6 +60,7 @@ DUTIES: tuple[type[Duty], ...] = (
     ProcessingLists,
     Unstarted,
     Leases,
+    Drains,
     Reconcile,
     Untold,
     Readings,

@@ -24,6 +24,8 @@ _OWN = {
     "why": "why",
     "plan": "plan",
     "nodes": "nodes",
+    "drain": "drain",
+    "undrain": "undrain",
 }
 _ENTRY_POINTS = "cyxwiz.commands"
 
@@ -40,6 +42,8 @@ _SECTIONS = {
     },
     "Nodes": {
         "nodes": "List nodes and what they can do.",
+        "drain": "Empty a node, for maintenance.",
+        "undrain": "Let a node take work again.",
         "worker": "Turn this machine into a node.",
     },
     "Services": {

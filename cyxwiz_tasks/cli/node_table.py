@@ -45,10 +45,12 @@ def _gpus(gpus: list[dict[str, Any]]) -> str:
 
 
 def _state(row: dict[str, Any]) -> Text:
-    """With how long a quarantine still lasts, or how long a drain leaves what still runs."""
+    """With how long a quarantine still lasts, or how long a drain leaves what still runs; drained: nothing does."""
     state, cordon, seconds = str(row.get("state") or ""), row.get("cordon"), row.get("cordon_seconds_left")
     if not cordon:
         return Text(state, style=COLOURS.get(state, ""))
+    if cordon == "draining" and not row["assigned"] + row["running"]:
+        cordon, seconds = "drained", None
     left = f" {show_seconds(seconds)}" if seconds is not None and seconds > 0 else ""
     return Text(f"{state}, {cordon}{left}", style="yellow")
 

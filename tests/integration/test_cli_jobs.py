@@ -14,6 +14,7 @@ from rich.console import Console
 from cyxwiz_tasks import Client, TrainingJob
 from cyxwiz_tasks.cli.follow import follow
 from cyxwiz_tasks.cli.main import main
+from cyxwiz_tasks.cli.node_table import show_nodes
 from cyxwiz_tasks.protocol import Reply, log_key
 from cyxwiz_tasks.settings import settings
 from tests.integration.scheduler_peer import SchedulerPeer
@@ -83,6 +84,8 @@ def answer(request: dict[str, Any]) -> Reply:
             return Reply(value=ROW | {"attempts": [attempt], "traceback": "Traceback: boom", "resources": {"gpus": 1}})
         case {"name": "nodes"}:
             return Reply(value=[NODE])
+        case {"kind": "drain" | "undrain"}:
+            return Reply(value=NODE | {"cordon_seconds_left": request.get("deadline_seconds")})
         case {"kind": "why"}:
             return Reply(value={"text": "No node here has a GPU.", "facts": {"nodes": 1}})
         case _:
@@ -102,6 +105,34 @@ def test_submit_a_training(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     assert (header["priority"], header["time_limit_seconds"], header["name"]) == ("high", 14400, "first")
     done = cyxwiz("submit", "--model", "cnn", "--dataset", "digits", "--json")
     assert json.loads(done.stdout) == {"id": peer.messages[1]["headers"]["id"], "state": "ACCEPTED"}
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "said"),
+    [
+        ([], 0.0, "1 job is asked now to go on elsewhere"),
+        (["--deadline", "30m"], 1800.0, "1 job is asked in 30 min to go on elsewhere"),
+        (["--deadline", "never"], None, "1 job is left to end there"),
+    ],
+)
+def test_drain(cyxwiz: Cyxwiz, peer: SchedulerPeer, options: list[str], seconds: float | None, said: str) -> None:
+    done = cyxwiz("drain", "big", *options, "--reason", "new disks")
+    assert said in done.output
+    [request] = peer.requests
+    assert (request["kind"], request["node"], request["deadline_seconds"]) == ("drain", "big", seconds)
+    assert request["reason"] == "new disks"
+    assert json.loads(cyxwiz("undrain", "big", "--json").output)["name"] == "big"
+    assert peer.requests[1]["kind"] == "undrain"
+    assert cyxwiz("drain", "big", "--deadline", "soon").exit_code == 2
+
+
+def test_a_drained_node_is_shown_as_one() -> None:
+    console = Console(width=200)
+    with console.capture() as shown:
+        show_nodes([NODE | {"cordon": "draining", "cordon_seconds_left": 90.0}], console)
+        show_nodes([NODE | {"cordon": "draining", "running": 0, "cordon_seconds_left": 90.0}], console)
+    assert "suspect, draining 1 min 30 s" in shown.get()
+    assert "suspect, drained " in shown.get()
 
 
 @pytest.mark.parametrize("form", ["json", "toml"])

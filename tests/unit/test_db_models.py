@@ -48,17 +48,18 @@ def test_the_check_on_priority_has_the_bounds_of_the_enum():
 
 
 def test_the_diagrams_show_exactly_the_legal_moves():
-    job, attempt = re.findall(r"```mermaid\n(.*?)```", DIAGRAMS.read_text(), re.DOTALL)
+    job, attempt, node = re.findall(r"```mermaid\n(.*?)```", DIAGRAMS.read_text(), re.DOTALL)
     edges = re.compile(r"^\s*(\w+) --> (\w+)", re.MULTILINE)
     assert set(edges.findall(job)) == {(str(a), str(b)) for a, targets in JOB_MOVES.items() for b in targets}
     ends = set(AttemptState) - LIVE_ATTEMPT_STATES
     moves = {(str(live), str(end)) for live in LIVE_ATTEMPT_STATES for end in ends} | {("assigned", "running")}
     assert set(edges.findall(attempt)) == moves
+    assert {state for edge in edges.findall(node) for state in edge} == set(NodeState)
 
 
 def test_the_document_explains_every_state_and_cause():
     explained = set(re.findall(r"^\| `(\w+)` \|", DIAGRAMS.read_text(), re.MULTILINE))
-    assert explained == set(JobState) | set(Cause)
+    assert explained == set(JobState) | set(Cause) | set(NodeState) | set(Cordon)
 
 
 def test_sources_are_the_moves_turned_round():
