@@ -19,7 +19,7 @@ class End(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the record knows of a job that ended and whose result somebody may look at."""
+    """What the record knows of a job that ended."""
 
     job_id: str
     state: JobState
@@ -59,12 +59,11 @@ def ends(
 _OUTCOMES = text(
     """
     SELECT id::text, state, cause, message, exception, traceback, result FROM jobs
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND ended_at IS NOT NULL
-        AND NOT coalesce(CAST(headers ->> 'ignore_result' AS boolean), false)"""
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND ended_at IS NOT NULL"""
 )
 
 
 def outcomes(tx: Connection, ids: Sequence[str]) -> list[Outcome]:
-    """The outcomes of those of these jobs that have ended, without those whose submitter ignores results."""
+    """The outcomes of those of these jobs that have ended."""
     rows = tx.execute(_OUTCOMES, {"ids": list(ids)})
     return [Outcome(row[0], JobState(row[1]), *row[2:]) for row in rows]

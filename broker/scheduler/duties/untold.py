@@ -71,8 +71,8 @@ class Untold(Duty):
 
     def _tell(self, job_ids: list[str]) -> int:
         with self.leader.turn() as turn:
-            found = outcomes.outcomes(turn.tx, job_ids)
-            turn.look_up([outcome.job_id for outcome in found])
+            turn.look_up(job_ids)
+            found = outcomes.outcomes(turn.tx, [job_id for job_id in job_ids if turn.wants_result(job_id)])
             for outcome in found:
                 word = telling.Outcome(
                     outcome.state,
