@@ -15,7 +15,7 @@ TOLERANCE_SECONDS = 20.0
 
 _EMPTY = "metrics", "events", "attempts", "jobs", "devices", "nodes"
 _JOB = (
-    *("id", "seq", "headers", "body", "properties", "accepted_at", "not_before", "expires_at", "deadline_at", "state"),
+    *("id", "seq", "envelope", "accepted_at", "not_before", "expires_at", "deadline_at", "state"),
     *("cause", "message", "exception", "traceback", "result", "node_id", "current_token", "attempts", "assigned_at"),
     *("started_at", "ended_at", "first_started_at", "cancel_requested_at", "cancel_reason"),
 )
@@ -23,7 +23,10 @@ _ATTEMPT = (
     *("token", "job_id", "node_id", "number", "epoch", "assigned_at", "lease_until", "state", "cause", "message"),
     *("exit_code", "pid", "device", "started_at", "ended_at"),
 )
-_NODE = ("id", "name", "hostname", "incarnation", "capability", "state", "reputation", "up_seconds", "telemetry")
+_NODE = (
+    *("id", "name", "hostname", "incarnation", "capability", "state", "reputation", "up_seconds", "telemetry"),
+    *("cordon", "cordon_until", "cordon_reason", "faults", "quarantines"),
+)
 _EVENT = ("epoch", "actor", "from_state", "to_state", "job_id", "node_id", "attempt", "token", "cause", "detail")
 _METRIC = ("job_id", "attempt", "at", "values")
 _TABLES = {

@@ -25,12 +25,12 @@ from sqlalchemy import Connection
 
 from cyxwiz_tasks.errors import NotLeader
 from cyxwiz_tasks.states import AttemptState, Cause, JobState
-from db import attempts, jobs, known_nodes, metrics, nodes
+from db import attempts, jobs, known_nodes, metrics, nodes, outcomes
 from db.attempts import Assigned, Ending, NewAttempt, Start
 from db.fenced import fenced, fenced_connection
 from db.jobs import NewJob, StoredMessage
 from db.metrics import NewMetric
-from db.models import NodeState
+from db.models import Cordon, NodeState
 from db.nodes import Registration
 from tests.integration import record
 from tests.integration.record_rows import differences, empty, next_epoch, rows_of_model, rows_of_record
@@ -39,6 +39,7 @@ from tests.simulation.memory_db import jobs as model_jobs
 from tests.simulation.memory_db import known_nodes as model_known_nodes
 from tests.simulation.memory_db import metrics as model_metrics
 from tests.simulation.memory_db import nodes as model_nodes
+from tests.simulation.memory_db import outcomes as model_outcomes
 from tests.simulation.memory_db.tables import Tables
 from tests.simulation.memory_db.tables import fenced as model_fenced
 
@@ -195,7 +196,7 @@ class RecordMachine(RuleBasedStateMachine):
                 self._same(jobs.replace_message, model_jobs.replace_message, *given, epoch=False)
 
     @rule(
-        what=st.sampled_from(["register", "mark", "seen", "renew", "lead", "read"]),
+        what=st.sampled_from(["register", "mark", "seen", "cordon", "uncordon", "faults", "renew", "lead", "read"]),
         which=picks,
         incarnation=st.sampled_from(["i1", "i2"]),
         state=st.sampled_from(list(NodeState)),
@@ -215,6 +216,15 @@ class RecordMachine(RuleBasedStateMachine):
             case "seen":
                 readings = {id: {"cpu": 0.5} if len(ids) > 1 else None for id in ids}
                 self._same(nodes.seen, model_nodes.seen, readings, epoch=False)
+            case "cordon":
+                kind = Cordon.DRAINING if incarnation == "i1" else Cordon.QUARANTINED
+                reason = "three faults" if len(ids) > 1 else ""
+                self._same(nodes.cordon, model_nodes.cordon, ids[0], kind, lease_seconds, reason)
+            case "uncordon":
+                self._same(nodes.uncordon, model_nodes.uncordon, ids[0], forgive=len(ids) > 1)
+            case "faults":
+                counts = {id: (len(ids), at) for at, id in enumerate(ids)}
+                self._same(nodes.count_faults, model_nodes.count_faults, counts, epoch=False)
             case "renew":
                 self._same(attempts.renew, model_attempts.renew, ids, lease_seconds, epoch=False)
             case "lead":
@@ -242,7 +252,12 @@ class RecordMachine(RuleBasedStateMachine):
             by_id = {node.id: node for node in model_known_nodes.known(model)}
             self._compare({node.id: node for node in known_nodes.known(tx)}, by_id)
             self._compare(known_nodes.uptimes(tx), model_known_nodes.uptimes(model))
+            self._compare(sorted(nodes.quarantines_over(tx)), sorted(model_nodes.quarantines_over(model)))
             ids = [job.id for job in self.jobs]
+            told = {outcome.job_id: outcome for outcome in model_outcomes.outcomes(model, ids)}
+            self._compare({outcome.job_id: outcome for outcome in outcomes.outcomes(tx, ids)}, told)
+            ended = {end.job_id for end in model_outcomes.ends(model, None, 3600.0, -60.0)}
+            assert {end.job_id for end in outcomes.ends(tx, None, 3600.0, -60.0)} == ended
             self._compare(jobs.messages(tx, ids), model_jobs.messages(model, ids))
 
     def _accept(self, new: list[NewJob]) -> None:

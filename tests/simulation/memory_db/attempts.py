@@ -182,6 +182,7 @@ def _live(tx: Tx, row: AttemptRow) -> Live:
         job.new.owner,
         job.new.project,
         job.new.priority,
+        job.seq,
         job.new.resources,
         job.new.shape,
         job.cancel_requested_at is not None,

@@ -44,9 +44,7 @@ def _insert(tx: Tx, epoch: int, job: NewJob) -> JobRow:
         job.id,
         tx.tables.next_seq(job.id),
         job,
-        job.headers,
-        job.body,
-        job.properties,
+        job.stored_envelope,
         accepted_at=tx.now,
         not_before=_seconds(job.not_before),
         expires_at=min((moment for moment in expiries if moment is not None), default=None),
@@ -81,7 +79,7 @@ def waiting(tx: Tx) -> Iterator[Waiting]:
 
 def messages(tx: Tx, ids: Sequence[str]) -> dict[str, StoredMessage]:
     rows = (tx.tables.jobs[id] for id in ids if id in tx.tables.jobs)
-    return {row.id: StoredMessage(row.headers, row.body, row.properties) for row in rows}
+    return {row.id: StoredMessage.read(row.envelope) for row in rows}
 
 
 def replace_message(tx: Tx, job_id: str, message: StoredMessage, not_before: datetime | None) -> bool:
@@ -89,8 +87,7 @@ def replace_message(tx: Tx, job_id: str, message: StoredMessage, not_before: dat
     if row is None or row.state in TERMINAL_JOB_STATES:
         return False
     tx.change(row)
-    row.headers, row.body, row.properties = message.headers, message.body, message.properties
-    row.not_before = _seconds(not_before)
+    row.envelope, row.not_before = message.envelope, _seconds(not_before)
     return True
 
 

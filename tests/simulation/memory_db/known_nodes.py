@@ -19,6 +19,9 @@ def known(tx: Tx) -> list[KnownNode]:
             row.capability,
             row.reputation,
             _uptime(tx, row),
+            row.cordon,
+            row.faults,
+            row.quarantines,
         )
         for row in _there(tx)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cyxwiz_tasks.states import Cause
-from db.models import NODE_STATES, NodeState
+from db.models import NODE_STATES, Cordon, NodeState
 from db.nodes import UP_GAP_SECONDS, Registered, Registration
 from tests.simulation.memory_db.tables import NodeRow, Tx
 
@@ -27,7 +27,16 @@ def register(tx: Tx, epoch: int, registration: Registration) -> Registered:
         row.capability, row.last_seen_at, row.state, row.left_at = capability, tx.now, "up", None
     if state != "up" or before != incarnation:
         tx.log(epoch, "node", state, "up", node_id=id, detail={"incarnation": incarnation})
-    return Registered(id, NodeState(state) if state else None, before, row.reputation, row.up_seconds)
+    return Registered(
+        id,
+        NodeState(state) if state else None,
+        before,
+        row.reputation,
+        row.up_seconds,
+        Cordon(row.cordon) if row.cordon else None,
+        row.faults,
+        row.quarantines,
+    )
 
 
 def mark(tx: Tx, epoch: int, node_id: str, state: NodeState, cause: Cause | None = None) -> bool:
@@ -58,4 +67,44 @@ def rate(tx: Tx, reputations: Mapping[str, float]) -> int:
     known = [id for id in reputations if id in tx.tables.nodes]
     for id in known:
         tx.change(tx.tables.nodes[id]).reputation = reputations[id]
+    return len(known)
+
+
+def cordon(tx: Tx, epoch: int, node_id: str, cordon: Cordon, seconds: float | None = None, reason: str = "") -> bool:
+    row = tx.tables.nodes.get(node_id)
+    if row is None or (row.cordon is not None and cordon != Cordon.DRAINING):
+        return False
+    tx.change(row)
+    row.cordon, row.cordon_reason = str(cordon), reason or None
+    row.cordon_until = tx.now + seconds if seconds is not None else None
+    row.quarantines += cordon == Cordon.QUARANTINED
+    detail = {"cordon": str(cordon), "seconds": seconds, "reason": reason or None}
+    detail = {name: value for name, value in detail.items() if value is not None}
+    actor = "client" if cordon == Cordon.DRAINING else "scheduler"
+    tx.log(epoch, actor, None, None, node_id=node_id, detail=detail)
+    return True
+
+
+def uncordon(tx: Tx, epoch: int, node_id: str, *, forgive: bool = True) -> Cordon | None:
+    row = tx.tables.nodes.get(node_id)
+    if row is None or row.cordon is None:
+        return None
+    before = row.cordon
+    tx.change(row)
+    row.cordon = row.cordon_until = row.cordon_reason = None
+    row.faults, row.quarantines = 0, 0 if forgive else row.quarantines
+    tx.log(epoch, "client" if forgive else "scheduler", None, None, node_id=node_id, detail={"uncordoned": before})
+    return Cordon(before)
+
+
+def quarantines_over(tx: Tx) -> list[str]:
+    rows = tx.tables.nodes.values()
+    return [r.id for r in rows if r.cordon == "quarantined" and r.cordon_until is not None and r.cordon_until <= tx.now]
+
+
+def count_faults(tx: Tx, counts: Mapping[str, tuple[int, int]]) -> int:
+    known = [id for id in counts if id in tx.tables.nodes]
+    for id in known:
+        row = tx.change(tx.tables.nodes[id])
+        row.faults, row.quarantines = counts[id]
     return len(known)

@@ -19,9 +19,7 @@ class JobRow:
     id: str
     seq: int
     new: Any
-    headers: dict[str, Any]
-    body: str
-    properties: dict[str, Any]
+    envelope: str
     accepted_at: float
     not_before: float | None = None
     expires_at: float | None = None
@@ -83,6 +81,11 @@ class NodeRow:
     up_seconds: float = 0.0
     telemetry: dict[str, Any] | None = None
     left_at: float | None = None
+    cordon: str | None = None
+    cordon_until: float | None = None
+    cordon_reason: str | None = None
+    faults: int = 0
+    quarantines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
