@@ -50,4 +50,4 @@ bench: install  ## measure against yardsticks in the same run (ONLY=name for one
 	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 clean:  ## remove .venv and what builds and tests left
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov bench-results.json
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov *-results.json
