@@ -108,14 +108,15 @@ class Client:
         with reached(self.broker_url):
             self._push(submissions)
             acks = self._acks(submissions, reply_to, timeout) if reply_to is not None else {}
-        refused = [ack for ack in acks.values() if ack.job is None]
+        refused = {id: ack for id, ack in acks.items() if ack.job is None}
         handles = [
             self._handle(submission, acks.get(submission.id))
             for submission in submissions
-            if not wait or acks[submission.id].job is not None
+            if submission.id not in refused
         ]
         if refused:
-            error = named_error(refused[0].error_type, refused[0].error)
+            first = next(iter(refused.values()))
+            error = named_error(first.error_type, first.error)
             error.accepted = handles  # type: ignore[attr-defined]
             raise error
         return handles
@@ -200,6 +201,7 @@ class Client:
             self.connection.lpush(INBOX, *chunk)
 
     def _acks(self, submissions: list[Submission], reply_to: str, timeout: float | None) -> dict[str, Ack]:
+        """Wait until all are answered; the answers that say more than that a job is recorded under its id."""
         seconds = settings().submit_timeout_seconds if timeout is None else timeout
         waiting = {submission.id: submission for submission in submissions}
         found: dict[str, Ack] = {}
@@ -208,6 +210,8 @@ class Client:
             acks = self.requests.wait(reply_to, Acks, min(deadline, time.monotonic() + RESEND_SECONDS))
             if acks is not None:
                 deadline = time.monotonic() + seconds
+                for id in acks.recorded:
+                    waiting.pop(id, None)
                 for ack in acks.acks:
                     waiting.pop(ack.id, None)
                     found[ack.id] = ack

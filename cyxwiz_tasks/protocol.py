@@ -142,7 +142,11 @@ class Ack(Message):
 
 
 class Acks(Message):
-    acks: tuple[Ack, ...]
+    """The scheduler's word on many submissions, of which most need few words."""
+
+    #: ids of jobs that are recorded under their own id
+    recorded: tuple[str, ...] = ()
+    acks: tuple[Ack, ...] = ()
 
 
 class Update(Message):

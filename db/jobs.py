@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, text
 
 from cyxwiz_tasks.errors import InvalidJob
@@ -71,8 +73,7 @@ class NewJob:
     @cached_property
     def row(self) -> str:
         """Its JSON in the statement's batch. Whoever reads messages in another thread asks for it there already."""
-        shared = _shared(tuple([getattr(self, name) for name in _SHARED]))
-        own = _members({name: getattr(self, name) for name in _OWN})
+        shared, own = _shared(_get_shared(self)), _members(_OWN, _get_own(self))
         resources = storable(self.resources) if self.resources else "{}"
         return f'{{"id": "{self.id}", "digest": "{self.digest}", "resources": {resources}{shared}{own}}}'
 
@@ -89,14 +90,17 @@ _SHARED = (
 _OWN = ("idempotency_key", "submitted_at", "not_before", "expires_at")
 
 
+_get_shared, _get_own = attrgetter(*_SHARED), attrgetter(*_OWN)
+
+
 @lru_cache(maxsize=1024)
 def _shared(values: tuple[Any, ...]) -> str:
-    return _members(dict(zip(_SHARED, values, strict=True)))
+    return _members(_SHARED, values)
 
 
-def _members(values: dict[str, Any]) -> str:
+def _members(names: tuple[str, ...], values: tuple[Any, ...]) -> str:
     """The members of a JSON object that are not None, with a comma before each."""
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
     return f", {storable(given)[1:-1]}" if given else ""
 
 
@@ -148,7 +152,11 @@ class StoredMessage:
 
     @classmethod
     def read(cls, envelope: str) -> Self:
-        message = json.loads(envelope)
+        try:
+            message = from_json(envelope)
+        except ValueError:
+            # Half a surrogate pair, which `json` does not mind.
+            message = json.loads(envelope)
         return cls(message.pop("headers"), message.pop("body"), message)
 
     @property
@@ -197,7 +205,7 @@ _ACCEPT = text(
     ), logged AS (
         INSERT INTO events (job_id, epoch, to_state, actor) SELECT id, :epoch, 'pending', 'client' FROM added
     )
-    SELECT id::text, seq FROM added"""
+    SELECT coalesce(array_agg(seq), '{}'), CASE WHEN count(*) < :count THEN array_agg(id::text) END FROM added"""
 )
 _SEPARATOR = "\x1e"
 
@@ -224,8 +232,10 @@ def accept(tx: Connection, epoch: int, jobs: Sequence[NewJob]) -> list[Accepted]
         return []
     rows = f"[{','.join(job.row for job in jobs)}]"
     envelopes = _SEPARATOR.join(job.stored_envelope for job in jobs)
-    found = tx.execute(_ACCEPT, {"rows": rows, "envelopes": envelopes, "epoch": epoch})
-    added: dict[str, int] = {row[0]: row[1] for row in found}
+    values = {"rows": rows, "envelopes": envelopes, "count": len(jobs), "epoch": epoch}
+    numbers, ids = tx.execute(_ACCEPT, values).one()
+    # Without ids: all were added, in their order.
+    added: dict[str, int] = dict(zip([job.id for job in jobs] if ids is None else ids, numbers, strict=False))
     # A second message with the same id in one batch is not the one that was added.
     answers: list[Accepted | None] = [
         Accepted(job.id, job.id, JobState.PENDING, True, False, True, seq) if (seq := added.pop(job.id, None)) else None

@@ -13,11 +13,13 @@ from broker.scheduler.retrying import start_over
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, JobConflict
 from cyxwiz_tasks.protocol import HEADER, Ack
-from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState
+from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState, Priority
 from db import jobs
 from db.jobs import Accepted, NewJob, StoredMessage
 
 log = logging.getLogger(__name__)
+
+_RANKS = {priority: priority.rank for priority in Priority}
 
 
 @dataclass
@@ -68,18 +70,26 @@ def acknowledge(turn: Turn, submissions: list[Submission]) -> None:
         arrival, answer = submission.arrival, submission.answer
         if answer.conflict:
             _acknowledge_conflict(turn, arrival)
-            continue
-        state = answer.state
-        if answer.job_id in memory.live:
-            state = JobState.RUNNING if memory.live[answer.job_id].running else JobState.ASSIGNED
-        elif not arrival.ignore_result and answer.job_id == arrival.id and state == JobState.PENDING:
+        elif answer.job_id != arrival.id:
+            state = CELERY_STATES[_state_now(turn, answer)]
+            outbox.ack(arrival.header.reply_to, Ack(id=arrival.id, job=answer.job_id, state=state))
+        else:
+            outbox.recorded(arrival.header.reply_to, arrival.id)
+            if arrival.ignore_result or answer.state != JobState.PENDING or arrival.id in memory.live:
+                continue
             if answer.created:
                 waiting.append(arrival.id)
             else:
                 # A message that is handled again after a crash must not take back what was said since.
                 outbox.state(arrival.id, ACCEPTED, {}, only_if_none=True)
-        outbox.ack(arrival.header.reply_to, Ack(id=arrival.id, job=answer.job_id, state=CELERY_STATES[state]))
     outbox.states(waiting, ACCEPTED, {})
+
+
+def _state_now(turn: Turn, answer: Accepted) -> JobState:
+    live = turn.memory.live.get(answer.job_id)
+    if live is None:
+        return answer.state
+    return JobState.RUNNING if live.running else JobState.ASSIGNED
 
 
 def _let_wait(turn: Turn, submission: Submission) -> None:
@@ -103,7 +113,7 @@ def _new_job(arrival: Arrival) -> NewJob:
             body=arrival.body,
             properties=arrival.properties,
             digest=arrival.digest,
-            priority=header.priority.rank,
+            priority=_RANKS[header.priority],
             entry=header.entry,
             name=header.name,
             owner=header.owner,

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, VERSION, Assignment, JobHeader, node_queue
@@ -76,7 +77,7 @@ def read(raw: bytes) -> Arrival:
         raise Refused(ProtocolError(_too_large(raw)))
     try:
         text = raw.decode()
-        message = json.loads(text)
+        message = _parsed(text)
         headers = message["headers"]
         ours = headers[HEADER]
     except (ValueError, RecursionError):
@@ -92,6 +93,14 @@ def read(raw: bytes) -> Arrival:
         return _arrival(text, message, headers, ours)
     except CyxwizError as error:
         raise Refused(error, id, reply_to) from None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        # Three times as fast as `json`, but it takes no half of a surrogate pair.
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _too_large(raw: bytes) -> str:

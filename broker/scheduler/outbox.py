@@ -74,12 +74,13 @@ class Outbox:
         self.result_ttl_seconds = result_ttl_seconds
         self._commands: list[tuple[Any, ...]] = []
         self._acks: dict[str, list[Ack]] = {}
+        self._recorded: dict[str, list[str]] = {}
         self._beats: list[str] = []
         #: what Celery says by itself, with round trips of its own, once everything else is sent
         self.last_words: deque[LastWord] = deque()
 
     def __len__(self) -> int:
-        return len(self._commands) + len(self._acks) + len(self._beats) + len(self.last_words)
+        return len(self._commands) + len(self._acks) + len(self._recorded) + len(self._beats) + len(self.last_words)
 
     def state(
         self, job_id: str, state: str, result: Any, *, traceback: str | None = None, only_if_none: bool = False
@@ -151,6 +152,11 @@ class Outbox:
         if reply_to is not None:
             self._acks.setdefault(reply_to, []).append(ack)
 
+    def recorded(self, reply_to: str | None, job_id: str) -> None:
+        """The usual word on one submission: it is recorded under its own id."""
+        if reply_to is not None:
+            self._recorded.setdefault(reply_to, []).append(job_id)
+
     def reply(self, reply_to: str | None, reply: Message) -> None:
         if reply_to is not None:
             self._commands.append(("LPUSH", reply_to, reply.model_dump_json()))
@@ -174,9 +180,11 @@ class Outbox:
 
         Each script answers with the error of its first command that failed, or with nothing.
         """
-        for reply_to, acks in self._acks.items():
-            self.reply(reply_to, Acks(acks=tuple(acks)))
+        for reply_to in self._acks | self._recorded:
+            acks, recorded = self._acks.get(reply_to, ()), self._recorded.get(reply_to, ())
+            self.reply(reply_to, Acks(recorded=tuple(recorded), acks=tuple(acks)))
         self._acks.clear()
+        self._recorded.clear()
         words: list[Any] = []
         for command in self._commands:
             words.append(len(command))
