@@ -21,11 +21,11 @@ from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import parse_seconds
-from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Undrain, Why, reply_key
+from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Release, Undrain, Why, reply_key
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
-from cyxwiz_tasks.states import CELERY_STATES, JobState
+from cyxwiz_tasks.states import JobState, celery_state
 from cyxwiz_tasks.submission import Preparation, Submission
 from cyxwiz_tasks.training_job import TrainingJob
 
@@ -132,6 +132,10 @@ class Client:
         """End a job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
         return self.requests.command(Cancel(job=parse_id(id), reason=reason))
 
+    def release(self, id: str) -> Any:
+        """Put a held job back into the queue, with fresh tries. Raises NotFound, InvalidJob if it is not held."""
+        return self.requests.command(Release(job=parse_id(id)))
+
     def job(self, id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """The record of a job, with its attempts. Raises NotFound."""
         return _with_celery_state(self.requests.query("job", timeout, id=parse_id(id)))
@@ -224,7 +228,7 @@ class Client:
 
 def _with_celery_state(row: dict[str, Any]) -> dict[str, Any]:
     """A record with, beside our name of its state, the one that `AsyncResult` has for it."""
-    return row | {"celery_state": CELERY_STATES[JobState(row["state"])]}
+    return row | {"celery_state": celery_state(JobState(row["state"]), row.get("cause"))}
 
 
 def _nothing_heard(waiting: Mapping[str, Submission], seconds: float) -> CyxwizError:

@@ -118,6 +118,10 @@ class JobHandle:
         """End the job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
         self.client.cancel(self.id, reason)
 
+    def release(self) -> None:
+        """Put the job back into the queue if it is held. Raises NotFound, InvalidJob if it is not held."""
+        self.client.release(self.id)
+
     def why(self) -> Explanation:
         """Where the job stands; while it waits, what would make it fit. Raises NotFound."""
         return self.client.why(self.id)

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     #: each further one twice as long
     quarantine_faults: int = Field(default=3, ge=1)
     quarantine_seconds: float = Field(default=60.0, gt=0)
+    #: crashes of a job, or different nodes lost with it soon after its start, that hold it until a person looks at it
+    poison_limit: int = Field(default=3, ge=1)
     #: how long the record keeps jobs that have ended
     retention_days: float = Field(default=90.0, gt=0)
 

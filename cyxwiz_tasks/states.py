@@ -109,7 +109,7 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 #: Celery's own states plus ours, as `AsyncResult.state` shows them.
-ACCEPTED, ASSIGNED, STARTED, PROGRESS = "ACCEPTED", "ASSIGNED", "STARTED", "PROGRESS"
+ACCEPTED, ASSIGNED, STARTED, PROGRESS, RETRY = "ACCEPTED", "ASSIGNED", "STARTED", "PROGRESS", "RETRY"
 CELERY_STATES: dict[JobState, str] = {
     JobState.PENDING: ACCEPTED,
     JobState.ASSIGNED: ASSIGNED,
@@ -119,3 +119,11 @@ CELERY_STATES: dict[JobState, str] = {
     JobState.CANCELLED: "REVOKED",
     JobState.HELD: ACCEPTED,
 }
+
+#: Causes for which a job that waits again is shown as RETRY: it failed. What nodes did to it leaves it ACCEPTED.
+RETRIED_CAUSES = frozenset({Cause.ERROR, Cause.OUT_OF_MEMORY, Cause.CRASHED, Cause.HUNG, Cause.NETWORK, Cause.HARDWARE})
+
+
+def celery_state(state: JobState, cause: Cause | None = None) -> str:
+    """Celery's name of a job's state; of one that waits, by the cause for which it does so again."""
+    return RETRY if state == JobState.PENDING and cause in RETRIED_CAUSES else CELERY_STATES[state]

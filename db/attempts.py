@@ -148,8 +148,11 @@ class Ending:
     traceback: str | None = None
     exit_code: int | None = None
     result: Any = None
-    #: for a job that goes back to the queue: not to be placed sooner
+    #: for a job that goes back to the queue: not to be placed sooner, and what replaces fields of its resources
     retry_after_seconds: float | None = None
+    learned: dict[str, Any] | None = None
+    #: what the job's page says; without it, `message`
+    job_message: str | None = None
 
     def __post_init__(self) -> None:
         check_ids(self.job_id, self.node_id)
@@ -175,6 +178,8 @@ class Settled:
     repeated: bool = False
     #: what the job is by now; cancelled instead of pending if its cancellation was asked for meanwhile
     job_state: JobState | None = None
+    #: whether the attempt is the job's newest one
+    newest: bool = True
 
 
 # Both rows are locked before anything is decided, so the state that is left and a wish to cancel are the newest ones.
@@ -184,7 +189,8 @@ _SETTLE = text(
     WITH given AS MATERIALIZED (
         SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS given (
             job_id uuid, token bigint, node_id uuid, state text, job_state text, cause text, message text,
-            exception text, traceback text, exit_code int, result jsonb, retry_after_seconds double precision
+            exception text, traceback text, exit_code int, result jsonb, retry_after_seconds double precision,
+            learned jsonb, job_message text
         )
     ), locked AS (
         SELECT given.*, jobs.id, attempts.node_id AS place, attempts.number, jobs.state AS from_state,
@@ -199,7 +205,9 @@ _SETTLE = text(
     ), moved AS (
         UPDATE jobs SET state = goal, exception = locked.exception, traceback = locked.traceback,
             cause = CASE WHEN goal = locked.job_state THEN locked.cause ELSE 'cancelled' END,
-            message = CASE WHEN goal = locked.job_state THEN locked.message ELSE nullif(cancel_reason, '') END,
+            message = CASE WHEN goal = locked.job_state THEN coalesce(locked.job_message, locked.message)
+                ELSE nullif(cancel_reason, '') END,
+            learned = coalesce(jobs.learned || locked.learned, locked.learned, jobs.learned),
             result = CASE WHEN goal = 'completed' THEN locked.result END,
             ended_at = CASE WHEN goal = ANY(:ended) THEN statement_timestamp() END,
             node_id = CASE WHEN goal = ANY(:ended) THEN jobs.node_id END,
@@ -216,13 +224,15 @@ _SETTLE = text(
     ), logged AS (
         INSERT INTO events (job_id, node_id, attempt, token, epoch, from_state, to_state, cause, actor, detail)
         SELECT id, place, number, token, :epoch, from_state, goal, cause, :actor,
-            jsonb_strip_nulls(jsonb_build_object('attempt_state', state, 'message', message, 'exit_code', exit_code))
+            jsonb_strip_nulls(jsonb_build_object('attempt_state', state, 'message', coalesce(job_message, message),
+                'exit_code', exit_code, 'retry_after_seconds', retry_after_seconds, 'learned', learned))
         FROM moved
     )
     SELECT given.token, coalesce(moved.id, attempts.job_id)::text AS job_id, moved.id IS NOT NULL AS moved,
         coalesce(moved.goal, jobs.state) AS job_state,
         coalesce(attempts.job_id = given.job_id AND attempts.node_id = given.node_id
-            AND attempts.state = given.state, false) AS known
+            AND attempts.state = given.state, false) AS known,
+        coalesce(jobs.current_token = given.token, false) AS newest
     FROM given
     LEFT JOIN moved ON moved.token = given.token
     LEFT JOIN attempts ON attempts.token = given.token
@@ -246,10 +256,13 @@ def end(tx: Connection, epoch: int, endings: Sequence[Ending]) -> list[Settled]:
         same = (ending.job_id, ending.node_id, ending.state) == (winner.job_id, winner.node_id, winner.state)
         committed = (row.moved or row.known) and same
         state = JobState(row.job_state) if row.job_state is not None else None
-        answers.append(
-            Settled(ending.job_id, ending.token, committed, committed and not (row.moved and ending is winner), state)
-        )
+        repeated = committed and not (row.moved and ending is winner)
+        answers.append(Settled(ending.job_id, ending.token, committed, repeated, state, row.newest))
     return answers
+
+
+#: of attempts that are taken back although their node is there
+UNPLACED_STATES = {Cause.PREEMPTED: AttemptState.PREEMPTED, Cause.DEADLINE: AttemptState.FAILED}
 
 
 def unplace(
@@ -260,13 +273,14 @@ def unplace(
     message: str | None = None,
     job_state: JobState = JobState.PENDING,
     retry_after_seconds: float | None = None,
+    job_message: str | None = None,
 ) -> list[Settled]:
-    """Take live attempts back by the scheduler's own decision: preempted if `cause` says so, lost otherwise.
+    """Take live attempts back by the scheduler's own decision; their state is UNPLACED_STATES of `cause`, or lost.
 
     Their jobs go to `job_state`: back to the queue, failed or held. Returned are those that were live.
     """
-    state = AttemptState.PREEMPTED if cause == Cause.PREEMPTED else AttemptState.LOST
-    common = {"state": state, "job_state": job_state, "cause": cause, "message": message}
+    state = UNPLACED_STATES.get(cause, AttemptState.LOST)
+    common = {"state": state, "job_state": job_state, "cause": cause, "message": message, "job_message": job_message}
     rows = [{"token": token, "retry_after_seconds": retry_after_seconds, **common} for token in set(tokens)]
     found = _settle(tx, epoch, storable(rows), "scheduler") if rows else {}
     return [
@@ -278,6 +292,72 @@ def _settle(tx: Connection, epoch: int, rows: str, actor: str) -> dict[int, Row[
     ended = [str(state) for state in TERMINAL_JOB_STATES]
     values = {"rows": rows, "live": LIVE, "ended": ended, "epoch": epoch, "actor": actor}
     return {row.token: row for row in tx.execute(_SETTLE, values)}
+
+
+@dataclass(frozen=True)
+class Past:
+    """An attempt that ended without a result, as the rules for the next one see it."""
+
+    job_id: str
+    number: int
+    node_id: str
+    node: str
+    cause: Cause
+    message: str
+    started: bool
+    #: from the start of its process, or from its assignment
+    seconds: float
+
+
+# A person who releases a job has looked at what was before.
+_HISTORY = text(
+    """
+    SELECT attempts.job_id::text AS job_id, number, attempts.node_id::text AS node_id, nodes.name AS node, cause,
+        coalesce(attempts.message, '') AS message, started_at IS NOT NULL AS started,
+        extract(epoch FROM attempts.ended_at - coalesce(started_at, assigned_at))::float8 AS seconds
+    FROM attempts JOIN nodes ON nodes.id = attempts.node_id
+    WHERE job_id = ANY(CAST(:ids AS uuid[])) AND attempts.ended_at IS NOT NULL AND attempts.cause IS NOT NULL
+        AND number > coalesce((SELECT max(attempt) FROM events WHERE events.job_id = attempts.job_id
+            AND from_state = 'held' AND to_state = 'pending'), 0)
+    ORDER BY number"""
+)
+
+
+def history(tx: Connection, job_ids: Sequence[str]) -> dict[str, list[Past]]:
+    """The attempts of these jobs that ended without a result since each was accepted, or last released; oldest first.
+
+    A job without any has no entry.
+    """
+    found: dict[str, list[Past]] = {}
+    for row in tx.execute(_HISTORY, {"ids": list(job_ids)}) if job_ids else ():
+        found.setdefault(row.job_id, []).append(Past(**{**row._mapping, "cause": Cause(row.cause)}))
+    return found
+
+
+# The newest word of other nodes on the same task, among the last few thousand attempts: the tokens are the primary key.
+_BLAMED = text(
+    """
+    SELECT ended.node_id::text, ended.cause
+    FROM attempts AS ended JOIN jobs ON jobs.id = ended.job_id
+    LEFT JOIN LATERAL (
+        SELECT others.cause FROM attempts AS others JOIN jobs AS their ON their.id = others.job_id
+        WHERE others.token BETWEEN ended.token - :window AND ended.token + :window AND others.node_id <> ended.node_id
+            AND their.task = jobs.task AND (others.state = 'completed' OR others.cause = ANY(:suspicious))
+        ORDER BY others.ended_at DESC LIMIT 1
+    ) AS last ON true
+    WHERE ended.token = ANY(:tokens) AND ended.cause = ANY(:suspicious) AND last.cause IS NULL
+    ORDER BY ended.token"""
+)
+#: how many attempts, of all jobs, a task is remembered for
+_BLAME_WINDOW = 5000
+
+
+def blamed(tx: Connection, tokens: Sequence[int], suspicious: Sequence[Cause]) -> list[tuple[str, Cause]]:
+    """Of attempts that ended suspiciously, node and cause of those whose task did not end so on another node last."""
+    if not tokens:
+        return []
+    values = {"tokens": list(tokens), "suspicious": [str(cause) for cause in suspicious], "window": _BLAME_WINDOW}
+    return [(row[0], Cause(row[1])) for row in tx.execute(_BLAMED, values)]
 
 
 @dataclass(frozen=True)
@@ -304,6 +384,8 @@ class Live:
     seq: int
     resources: dict[str, Any]
     shape: str
+    #: what replaces fields of its resources
+    learned: dict[str, Any] | None
     cancel_requested: bool
     #: how long ago it was assigned, and how long its lease still holds, by the database's clock
     age_seconds: float
@@ -314,7 +396,7 @@ _LIVE = text(
     """
     SELECT token, job_id::text AS job_id, number, attempts.node_id::text AS node_id, incarnation, gpus,
         gpu_memory_bytes, cpus, ram_bytes, attempts.state, task, name, owner, project, priority, seq, resources, shape,
-        cancel_requested_at IS NOT NULL AS cancel_requested,
+        learned, cancel_requested_at IS NOT NULL AS cancel_requested,
         extract(epoch FROM statement_timestamp() - attempts.assigned_at)::float8 AS age_seconds,
         extract(epoch FROM lease_until - statement_timestamp())::float8 AS lease_left_seconds
     FROM attempts JOIN jobs ON jobs.id = job_id

@@ -133,6 +133,8 @@ class Waiting(NamedTuple):
     priority: int
     resources: dict[str, Any]
     shape: str
+    #: what replaces fields of its resources
+    learned: dict[str, Any] | None
     #: attempts so far
     attempts: int
     waited_seconds: float
@@ -255,17 +257,20 @@ def accept(tx: Connection, epoch: int, jobs: Sequence[NewJob]) -> list[Accepted]
 
 _WAITING = text(
     """
-    SELECT id::text AS id, seq, task, name, owner, project, priority, resources, shape, attempts,
+    SELECT id::text AS id, seq, task, name, owner, project, priority, resources, shape, learned, attempts,
         extract(epoch FROM statement_timestamp() - accepted_at)::float8 AS waited_seconds,
         extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
         extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds, cause
-    FROM jobs WHERE state = 'pending' ORDER BY priority DESC, seq"""
+    FROM jobs WHERE state = 'pending' AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(CAST(:ids AS uuid[])))
+    ORDER BY priority DESC, seq"""
 ).execution_options(yield_per=_STREAM_ROWS)
 
 
-def waiting(tx: Connection) -> Iterator[Waiting]:
-    """Every pending job, the most urgent first, streamed through a cursor: a million of them need little memory."""
-    with tx.execute(_WAITING) as rows:
+def waiting(tx: Connection, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
+    """Pending jobs, the most urgent first: all of them, or of these. Streamed through a cursor: a million of them need
+    little memory.
+    """
+    with tx.execute(_WAITING, {"ids": None if ids is None else list(ids)}) as rows:
         yield from map(Waiting._make, rows)
 
 
@@ -298,10 +303,10 @@ _MOVE_WAITING = text(
         UPDATE jobs SET state = :state, cause = :cause, message = :message, not_before = NULL,
             ended_at = CASE WHEN :ends THEN statement_timestamp() END
         FROM locked WHERE jobs.id = locked.id
-        RETURNING jobs.id, locked.state AS from_state
+        RETURNING jobs.id, locked.state AS from_state, attempts
     ), logged AS (
-        INSERT INTO events (job_id, epoch, from_state, to_state, cause, actor, detail)
-        SELECT id, :epoch, from_state, :state, :cause, :actor,
+        INSERT INTO events (job_id, attempt, epoch, from_state, to_state, cause, actor, detail)
+        SELECT id, nullif(attempts, 0), :epoch, from_state, :state, :cause, :actor,
             jsonb_strip_nulls(jsonb_build_object('message', :message ::text))
         FROM moved
     )

@@ -1,4 +1,4 @@
-"""What clients ask of the leader: cancel a job, explain where it stands, empty a node."""
+"""What clients ask of the leader: cancel a job, release one that is held, explain where it stands, empty a node."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from broker.scheduler import draining, explaining, stopping
+from broker.scheduler import draining, explaining, releasing, stopping
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import Cancel, Drain, Reply, Undrain, Why
-from cyxwiz_tasks.states import CELERY_STATES, Cause, JobState
+from cyxwiz_tasks.protocol import Cancel, Drain, Release, Reply, Undrain, Why
+from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import jobs
 
 log = logging.getLogger(__name__)
 
-_Command = Cancel | Why | Drain | Undrain | Revoke
+_Command = Cancel | Why | Release | Drain | Undrain | Revoke
 _COMMAND: TypeAdapter[_Command] = TypeAdapter(Annotated[_Command, Field(discriminator="kind")])
 
 
@@ -52,11 +52,14 @@ def answer(turn: Turn, question: Why) -> None:
     turn.outbox.reply(question.reply_to, reply)
 
 
-def _done(turn: Turn, command: Cancel | Drain | Undrain) -> Reply:
+def _done(turn: Turn, command: Cancel | Release | Drain | Undrain) -> Reply:
     try:
         match command:
             case Cancel():
                 return Reply(value={"state": cancel(turn, command.job, command.reason)})
+            case Release():
+                releasing.release(turn, command.job)
+                return Reply(value={"state": ACCEPTED})
             case Drain():
                 return Reply(value=draining.drain(turn, command))
             case Undrain():

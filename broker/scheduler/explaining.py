@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.scheduler import explain
+from broker.scheduler.memory import tightened
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import InvalidJob, NotFound
 from cyxwiz_tasks.protocol import Why
@@ -26,11 +27,13 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
     if page is None:
         raise NotFound(f"there is no job {question.job}: `cyxwiz jobs` lists what there is")
     known = {"job": page["id"], "state": page["state"]}
+    before = _attempts_before(page)
     if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
-        resources = Resources.parse(page["resources"])
+        resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
+        found.sentences += before
         return known | _explained(found)
-    return known | {"text": _sentence(page)}
+    return known | {"text": " ".join([_sentence(page), *before])}
 
 
 def _explained(found: explain.Explanation) -> dict[str, Any]:
@@ -50,9 +53,22 @@ def _sentence(page: dict[str, Any]) -> str:
             text += f"; next: {others}." if others else "."
         return text + (" Its cancellation was asked for." if page["cancel_requested_at"] else "")
     if state == JobState.PENDING:
-        return f"The job waits for its time: it starts at {page['not_before'] or 'any moment'} at the earliest."
+        what = "to be tried again" if page["cause"] else "for its time"
+        return f"The job waits {what}: it starts at {page['not_before'] or 'any moment'} at the earliest."
     if state in TERMINAL_JOB_STATES:
         where = f" on node {node}" if node else ""
         why = f": {page['message']}" if page["message"] else ""
         return f"The job is {state}{where}{why}{'' if why.endswith('.') else '.'}"
-    return f"The job is held until somebody releases it: {page['message'] or page['cause']}."
+    return f"The job is held until somebody releases it: {(page['message'] or page['cause']).rstrip('.')}."
+
+
+def _attempts_before(page: dict[str, Any]) -> list[str]:
+    """For a job that waits again: how its last attempt ended, and what it asks for since."""
+    if page["state"] != JobState.PENDING or not page["cause"]:
+        return []
+    said = (page["message"] or "").partition("\n")[0].rstrip(". ")
+    sentences = [f"Attempt {page['attempts']} ended by {page['cause']}{': ' if said else ''}{said}."]
+    if page["learned"]:
+        needs = ", ".join(f'{name}="{value}"' for name, value in page["learned"].items())
+        sentences.append(f"Since it ran out of memory it needs more than it had: {needs}.")
+    return sentences

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heappop, heappush
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -89,13 +90,12 @@ class Memory:
         for number, job in enumerate(jobs.waiting(tx)):
             if number % _ROWS_BETWEEN_CALLS == 0:
                 still_here()
-            waiting = Waiting(job.id, job.seq, Resources.parse(job.resources), _PRIORITIES[job.priority])
-            self.wait(waiting, now + job.starts_in_seconds if job.starts_in_seconds else None)
+            self.wait(waiting_job(job), now + job.starts_in_seconds if job.starts_in_seconds else None)
             if job.expires_in_seconds is not None:
                 heappush(self._expiries, now + job.expires_in_seconds)
 
     def _restore(self, attempt: attempts.Live) -> None:
-        resources = Resources.parse(attempt.resources)
+        resources = tightened(Resources.parse(attempt.resources), attempt.learned)
         waiting = Waiting(attempt.job_id, attempt.seq, resources, _PRIORITIES[attempt.priority])
         assigned_at = time.monotonic() - attempt.age_seconds
         self.live[attempt.job_id] = Live(
@@ -194,3 +194,13 @@ class Memory:
     def on_node(self, node_id: str) -> Iterator[tuple[str, Live]]:
         """Job and attempt of everything that is placed on one node."""
         return ((job_id, live) for job_id, live in list(self.live.items()) if live.node_id == node_id)
+
+
+def waiting_job(job: jobs.Waiting) -> Waiting:
+    """A pending job of the record, for the backlog."""
+    return Waiting(job.id, job.seq, tightened(Resources.parse(job.resources), job.learned), _PRIORITIES[job.priority])
+
+
+def tightened(resources: Resources, learned: dict[str, Any] | None) -> Resources:
+    """A job's resources with what its attempts taught in the place of what it asked for."""
+    return Resources.parse(resources.model_dump(exclude_defaults=True) | learned) if learned else resources

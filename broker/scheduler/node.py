@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from broker.scheduler.demand import Demand
@@ -107,6 +108,10 @@ class Node:
         self.holdings = {}
         for job_id, holding in held.items():
             self.take(job_id, holding)
+
+    def gpu_memory_at(self, indexes: Iterable[int]) -> list[int]:
+        """Bytes of the GPUs with these indexes of NVML's, so far as the node has them."""
+        return [size for index, size in zip(self.gpu_indexes, self.gpu_memory, strict=True) if index in set(indexes)]
 
     @property
     def availability(self) -> float:

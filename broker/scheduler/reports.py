@@ -14,32 +14,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from broker.scheduler.ending import wait_again
+from broker.scheduler import attempt_ends
 from broker.scheduler.log_lines import line
 from broker.scheduler.registering import left, register
-from broker.scheduler.standing import carried_to_its_end, failed_a_job
+from broker.scheduler.standing import suspect
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol import REPORT, Ended, Left, Metrics, Register, ReportReply, Started, Update
-from cyxwiz_tasks.states import CELERY_STATES, AttemptState, Cause, JobState
+from cyxwiz_tasks.protocol import REPORT, Ended, Left, Metrics, Register, ReportReply, Started
 from db import attempts, metrics
-from db.attempts import Ending, Settled, Start
+from db.attempts import Start
 from db.metrics import NewMetric
 from db.rows import clean
 
 log = logging.getLogger(__name__)
-
-_ENDS = {
-    "completed": (AttemptState.COMPLETED, JobState.COMPLETED),
-    "failed": (AttemptState.FAILED, JobState.FAILED),
-    "cancelled": (AttemptState.CANCELLED, JobState.CANCELLED),
-    "preempted": (AttemptState.PREEMPTED, JobState.PENDING),
-}
-#: A task that retries itself publishes its next message and then gives its place back. The message comes by another
-#: list: so long it may take, lest the old one is placed once more in between.
-_PREEMPTED_PAUSE_SECONDS = 0.5
-#: ends that say something of the node and nothing of the job, which is tried again elsewhere
-NODE_FAULTS = frozenset({Cause.NODE_LOST, Cause.HARDWARE})
 
 
 def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
@@ -81,62 +68,29 @@ def told(turn: Turn, reports: list[Metrics]) -> None:
 
 
 def ended(turn: Turn, reports: list[Ended]) -> None:
-    endings = _valid(turn, reports, _ending)
+    ends = attempt_ends.judged(turn, reports)
+    endings = _valid(turn, ends, attempt_ends.ending)
     settled = attempts.end(turn.tx, turn.epoch, [ending for _, ending in endings])
-    for (report, ending), answer in zip(endings, settled, strict=True):
+    suspects: list[tuple[int, str]] = []
+    for (end, ending), answer in zip(endings, settled, strict=True):
+        report = end.report
         if answer.committed:
-            _settle(turn, report, ending, answer)
+            attempt_ends.settle(turn, end, ending, answer)
         else:
             log.info(line("report_fenced", job=report.job, token=report.token, node=report.node))
-        reply = ReportReply(committed=answer.committed, message=None if answer.committed else _FENCED)
+        reply = ReportReply(
+            committed=answer.committed,
+            final=attempt_ends.is_final(report, answer),
+            message=None if answer.committed else _FENCED,
+        )
         turn.outbox.reply(report.reply_to, reply)
+        if answer.committed and end.is_suspicious:
+            suspects.append((report.token, report.node))
+    suspect(turn, suspects)
     turn.counts["ended"] += sum(answer.committed and not answer.repeated for answer in settled)
 
 
 _FENCED = "this attempt is not the job's current one any more: its place was given to another, or the job was cancelled"
-
-
-def _ending(report: Ended) -> Ending:
-    state, job_state = _ENDS[report.outcome]
-    if state == AttemptState.FAILED and report.cause in NODE_FAULTS:
-        job_state = JobState.PENDING
-    return Ending(
-        report.job,
-        report.token,
-        report.node,
-        state,
-        job_state,
-        report.cause,
-        report.message,
-        report.exception,
-        report.traceback,
-        report.exit_code,
-        report.result,
-    )
-
-
-def _settle(turn: Turn, report: Ended, ending: Ending, answer: Settled) -> None:
-    live = turn.memory.of_token(report.job, report.token)
-    if live is not None:
-        turn.memory.ended(report.job)
-        if ending.state == AttemptState.COMPLETED:
-            carried_to_its_end(turn, report.node)
-        elif ending.cause in NODE_FAULTS:
-            failed_a_job(turn, report.node)
-    if answer.job_state == JobState.PENDING and live is not None:
-        message = report.message or f"attempt {report.attempt} gave its place back"
-        wait_again(turn, report.job, live.waiting, message, pause_seconds=_PREEMPTED_PAUSE_SECONDS)
-    elif answer.job_state is not None and answer.job_state != JobState.PENDING:
-        turn.outbox.update(
-            report.job,
-            Update(
-                kind="end",
-                state=CELERY_STATES[answer.job_state],
-                attempt=report.attempt,
-                message=report.message,
-                at=time.time(),
-            ),
-        )
 
 
 def _read(raw: bytes) -> Any:

@@ -17,7 +17,6 @@ from torch.nn.functional import cross_entropy
 from cyxwiz_tasks.errors import TrainingDiverged
 from cyxwiz_tasks.training.artifacts import MetricsLog, write_artifacts
 from cyxwiz_tasks.training.batches import Batches
-from cyxwiz_tasks.training.checkpointing import TrainingCheckpoints
 from cyxwiz_tasks.training.context import TrainingContext
 from cyxwiz_tasks.training.datasets import Dataset, Part, epoch_order, load_dataset
 from cyxwiz_tasks.training.optimizers import autocast_for, choose_precision
@@ -31,11 +30,10 @@ _QUALITY = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
-    """Train, write the artifacts, and return {"metrics", "artifacts", "stopped"}. Goes on from a checkpoint, if any.
+    """Train, write the artifacts, and return {"metrics", "artifacts", "stopped"}.
 
     `stopped` is None after all epochs, else "early_stopping", "max_steps" or "stop_requested".
-    Raises InvalidJob or DataError when model and data cannot be used as asked, TrainingDiverged for a loss of NaN,
-    CheckpointUnusable when the checkpoint is not one of this job.
+    Raises InvalidJob or DataError when model and data cannot be used as asked, TrainingDiverged for a loss of NaN.
     """
     started = time.monotonic()
     torch.set_num_threads(ctx.threads)
@@ -45,9 +43,7 @@ def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
         channels_last = _wants_channels_last(job, dataset, device)
         batches = Batches(dataset, device, threads=ctx.threads, channels_last=channels_last)
         state = TrainingState.start(job, dataset, device, channels_last=channels_last)
-        checkpoints = TrainingCheckpoints(job, ctx, state, log)
-        checkpoints.resume()
-        stopped = fit(job, ctx, state, batches, log, checkpoints)
+        stopped = fit(job, ctx, state, batches, log)
         if state.best.weights is not None:
             state.model.load_state_dict(state.best.weights)
         metrics = _totals(state, started)
@@ -57,19 +53,11 @@ def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
     return result | {"artifacts": write_artifacts(ctx.artifacts, job, dataset, state.model, result)}
 
 
-def fit(
-    job: TrainingJob,
-    ctx: TrainingContext,
-    state: TrainingState,
-    batches: Batches,
-    log: MetricsLog,
-    checkpoints: TrainingCheckpoints,
-) -> str | None:
+def fit(job: TrainingJob, ctx: TrainingContext, state: TrainingState, batches: Batches, log: MetricsLog) -> str | None:
     """Train from where `state` is to the end of the last epoch; return why it stopped sooner, or None."""
     while state.epoch < job.epochs:
-        stopped = train_epoch(job, ctx, state, batches, log, checkpoints)
+        stopped = train_epoch(job, ctx, state, batches, log)
         if stopped == "stop_requested":
-            checkpoints.save()
             return stopped
         values = _progress(job, state)
         held_out = batches.dataset.validation
@@ -84,18 +72,11 @@ def fit(
             return "early_stopping" if state.epoch < job.epochs else None
         if stopped is not None:
             return stopped
-        # Only now: a training that has come to its end would not see that again.
-        checkpoints.save_if_due()
     return None
 
 
 def train_epoch(
-    job: TrainingJob,
-    ctx: TrainingContext,
-    state: TrainingState,
-    batches: Batches,
-    log: MetricsLog,
-    checkpoints: TrainingCheckpoints,
+    job: TrainingJob, ctx: TrainingContext, state: TrainingState, batches: Batches, log: MetricsLog
 ) -> str | None:
     """The optimizer steps of one epoch, from `state.position` on."""
     part = batches.dataset.train
@@ -131,7 +112,6 @@ def train_epoch(
         if state.step == job.max_steps:
             stopped = "max_steps"
             break
-        checkpoints.save_if_due()
     state.loss_sum.item()  # Waits for the GPU, so that the time of steps that were only queued counts as well.
     state.training_seconds += time.monotonic() - counted_to
     return stopped

@@ -35,9 +35,9 @@ DEADLINE_SECONDS = 10.0
 _BEAT = "local now = redis.call('TIME') return redis.call('ZADD', KEYS[1], now[1] + now[2] / 1000000, ARGV[1])"
 
 
-def capability(gpus: int = 0, slots: int = 4, **values: Any) -> Capability:
+def capability(gpus: int = 0, slots: int = 4, gpu_gb: int = 80, **values: Any) -> Capability:
     cards = [
-        Gpu(index=i, uuid=f"GPU-{i}", model="A100", memory_bytes=80 << 30, compute_capability="8.0")
+        Gpu(index=i, uuid=f"GPU-{i}", model="A100", memory_bytes=gpu_gb << 30, compute_capability="8.0")
         for i in range(gpus)
     ]
     given: dict[str, Any] = {

@@ -17,7 +17,7 @@ _EMPTY = "metrics", "events", "attempts", "jobs", "devices", "nodes"
 _JOB = (
     *("id", "seq", "envelope", "accepted_at", "not_before", "expires_at", "deadline_at", "state"),
     *("cause", "message", "exception", "traceback", "result", "node_id", "current_token", "attempts", "assigned_at"),
-    *("started_at", "ended_at", "first_started_at", "cancel_requested_at", "cancel_reason"),
+    *("started_at", "ended_at", "first_started_at", "learned", "cancel_requested_at", "cancel_reason"),
 )
 _ATTEMPT = (
     *("token", "job_id", "node_id", "number", "epoch", "assigned_at", "lease_until", "state", "cause", "message"),

@@ -252,8 +252,14 @@ class RecordMachine(RuleBasedStateMachine):
             by_id = {node.id: node for node in model_known_nodes.known(model)}
             self._compare({node.id: node for node in known_nodes.known(tx)}, by_id)
             self._compare(known_nodes.uptimes(tx), model_known_nodes.uptimes(model))
-            self._compare(sorted(nodes.quarantines_over(tx)), sorted(model_nodes.quarantines_over(model)))
             ids = [job.id for job in self.jobs]
+            self._compare(attempts.history(tx, ids), model_attempts.history(model, ids))
+            tokens = [given.token for given in self.attempts]
+            suspicious = [Cause.CRASHED, Cause.OUT_OF_MEMORY]
+            blamed = model_attempts.blamed(model, tokens, suspicious)
+            self._compare(attempts.blamed(tx, tokens, suspicious), blamed)
+            self._compare(list(jobs.waiting(tx, ids[:2])), list(model_jobs.waiting(model, ids[:2])))
+            self._compare(sorted(nodes.quarantines_over(tx)), sorted(model_nodes.quarantines_over(model)))
             told = {outcome.job_id: outcome for outcome in model_outcomes.outcomes(model, ids)}
             self._compare({outcome.job_id: outcome for outcome in outcomes.outcomes(tx, ids)}, told)
             ended = {end.job_id for end in model_outcomes.ends(model, None, 3600.0, -60.0)}
@@ -338,7 +344,9 @@ def _ending(
     claim: tuple[str, int, str], how: tuple[AttemptState, JobState, Cause | None], pause: float | None
 ) -> Ending:
     state, job_state, cause = how
-    word = {"message": "it broke", "exit_code": 1} if cause is not None else {"result": {"loss": 0.5}}
+    word: dict[str, Any] = {"message": "it broke", "exit_code": 1} if cause is not None else {"result": {"loss": 0.5}}
+    if job_state == JobState.PENDING and pause is not None:
+        word |= {"learned": {"ram": "8GB.."}, "job_message": "it broke, tried twice"}
     return Ending(*claim, state, job_state, cause, retry_after_seconds=pause, **word)
 
 

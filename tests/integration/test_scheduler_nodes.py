@@ -143,20 +143,6 @@ def test_a_node_that_leaves_gives_its_jobs_back_at_once(plane):
         assert not node.leave().committed
 
 
-def test_a_job_that_loses_ten_nodes_fails(plane, monkeypatch):
-    monkeypatch.setattr("broker.scheduler.ending.PLACEMENTS_LIMIT", 3)
-    with plane.scheduler():
-        job_id = plane.submit()
-        for number in range(1, 4):
-            node = plane.node(f"node-{number}")
-            assert node.take()[0].attempt == number
-            node.leave()
-        job = plane.wait_for(job_id, "failed")
-        assert job["cause"] == "node_lost"
-        assert "3 times" in job["message"]
-        until(lambda: plane.celery_state(job_id) == "FAILURE")
-
-
 def test_reputation_falls_with_a_loss_and_the_readings_reach_the_record(plane, monkeypatch):
     monkeypatch.setattr("broker.scheduler.duties.readings.Readings.every_seconds", 0.2)
     with plane.scheduler():

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
-from db.attempts import Assigned, Ending, Live, NewAttempt, Settled, Start
+from db.attempts import UNPLACED_STATES, Assigned, Ending, Live, NewAttempt, Past, Settled, Start
 from db.moves import LIVE, sources
 from tests.simulation.memory_db.jobs import set_state
-from tests.simulation.memory_db.tables import AttemptRow, JobRow, Tx
+from tests.simulation.memory_db.tables import AttemptRow, EventRow, JobRow, Tx
 
 
 def assign(tx: Tx, epoch: int, attempts: Sequence[NewAttempt], lease_seconds: float) -> dict[str, Assigned]:
@@ -57,6 +57,7 @@ class _Found(NamedTuple):
     moved: bool
     job_state: str | None
     known: bool
+    newest: bool = False
 
 
 def end(tx: Tx, epoch: int, endings: Sequence[Ending]) -> list[Settled]:
@@ -68,6 +69,7 @@ def end(tx: Tx, epoch: int, endings: Sequence[Ending]) -> list[Settled]:
     before = {token: tables.jobs[tables.attempts[token].job_id].state for token in first if token in tables.attempts}
     found = {token: _settle(tx, epoch, vars(ending), "node") for token, ending in first.items()}
     found = {token: row if row.moved else row._replace(job_state=before.get(token)) for token, row in found.items()}
+    found = {token: row._replace(newest=_is_newest(tx, token)) for token, row in found.items()}
     answers = []
     for ending in endings:
         row, winner = found[ending.token], first[ending.token]
@@ -75,8 +77,13 @@ def end(tx: Tx, epoch: int, endings: Sequence[Ending]) -> list[Settled]:
         committed = (row.moved or row.known) and same
         repeated = committed and not (row.moved and ending is winner)
         state = JobState(row.job_state) if row.job_state is not None else None
-        answers.append(Settled(ending.job_id, ending.token, committed, repeated, state))
+        answers.append(Settled(ending.job_id, ending.token, committed, repeated, state, row.newest))
     return answers
+
+
+def _is_newest(tx: Tx, token: int) -> bool:
+    attempt = tx.tables.attempts.get(token)
+    return attempt is not None and tx.tables.jobs[attempt.job_id].current_token == token
 
 
 def unplace(
@@ -87,9 +94,10 @@ def unplace(
     message: str | None = None,
     job_state: JobState = JobState.PENDING,
     retry_after_seconds: float | None = None,
+    job_message: str | None = None,
 ) -> list[Settled]:
-    state = AttemptState.PREEMPTED if cause == Cause.PREEMPTED else AttemptState.LOST
-    given = {"state": state, "job_state": job_state, "cause": cause, "message": message}
+    state = UNPLACED_STATES.get(cause, AttemptState.LOST)
+    given = {"state": state, "job_state": job_state, "cause": cause, "message": message, "job_message": job_message}
     settled = []
     for token in set(tokens):
         row = _settle(tx, epoch, {"token": token, "retry_after_seconds": retry_after_seconds, **given}, "scheduler")
@@ -119,7 +127,13 @@ def _settle(tx: Tx, epoch: int, given: Mapping[str, Any], actor: str) -> _Found:
     attempt.state, attempt.cause, attempt.message = str(given["state"]), _text(given.get("cause")), given.get("message")
     attempt.exit_code, attempt.ended_at = given.get("exit_code"), tx.now
     tx.drop(tx.tables.live, attempt.token)
-    detail = {"attempt_state": attempt.state, "message": attempt.message, "exit_code": attempt.exit_code}
+    detail = {
+        "attempt_state": attempt.state,
+        "message": given.get("job_message") or attempt.message,
+        "exit_code": attempt.exit_code,
+        "retry_after_seconds": given.get("retry_after_seconds"),
+        "learned": given.get("learned"),
+    }
     detail = {name: value for name, value in detail.items() if value is not None}
     _log(tx, epoch, attempt, before, goal, actor, cause=attempt.cause, detail=detail)
     return _Found(job.id, True, goal, known)
@@ -130,7 +144,9 @@ def _move_job(tx: Tx, job: JobRow, goal: str, given: Mapping[str, Any]) -> None:
     as_given = goal == given["job_state"]
     job.exception, job.traceback = given.get("exception"), given.get("traceback")
     job.cause = _text(given.get("cause")) if as_given else "cancelled"
-    job.message = given.get("message") if as_given else job.cancel_reason or None
+    job.message = (given.get("job_message") or given.get("message")) if as_given else job.cancel_reason or None
+    if given.get("learned"):
+        job.learned = (job.learned or {}) | given["learned"]
     job.result = given.get("result") if goal == "completed" else None
     ended = goal in TERMINAL_JOB_STATES
     job.ended_at = tx.now if ended else None
@@ -160,6 +176,55 @@ def _log(tx: Tx, epoch: int, row: AttemptRow, before: str, after: str, actor: st
     )
 
 
+def history(tx: Tx, job_ids: Sequence[str]) -> dict[str, list[Past]]:
+    found: dict[str, list[Past]] = {}
+    for row in sorted(tx.tables.attempts.values(), key=lambda row: row.number):
+        if row.job_id in job_ids and row.cause is not None and row.ended_at is not None:
+            releases = [event.attempt or 0 for event in tx.tables.events if _is_release(event, row.job_id)]
+            if row.number > max(releases, default=0):
+                found.setdefault(row.job_id, []).append(_past(tx, row))
+    return found
+
+
+def _is_release(event: EventRow, job_id: str) -> bool:
+    return (event.job_id, event.from_state, event.to_state) == (job_id, "held", "pending")
+
+
+def _past(tx: Tx, row: AttemptRow) -> Past:
+    assert row.cause is not None
+    assert row.ended_at is not None
+    return Past(
+        row.job_id,
+        row.number,
+        row.node_id,
+        tx.tables.nodes[row.node_id].name,
+        Cause(row.cause),
+        row.message or "",
+        row.started_at is not None,
+        row.ended_at - (row.started_at if row.started_at is not None else row.assigned_at),
+    )
+
+
+def blamed(tx: Tx, tokens: Sequence[int], suspicious: Sequence[Cause]) -> list[tuple[str, Cause]]:
+    found = []
+    for token in sorted(set(tokens) & tx.tables.attempts.keys()):
+        row = tx.tables.attempts[token]
+        if row.cause is None or row.cause not in suspicious:
+            continue
+        task = tx.tables.jobs[row.job_id].new.task
+        others = [
+            other
+            for other in tx.tables.attempts.values()
+            if other.node_id != row.node_id
+            and tx.tables.jobs[other.job_id].new.task == task
+            and (other.state == "completed" or other.cause in suspicious)
+        ]
+        last = max(others, key=lambda other: other.ended_at or 0.0, default=None)
+        if last is None or last.cause is None:
+            found.append((row.node_id, Cause(row.cause)))
+    return found
+
+
 def live(tx: Tx) -> list[Live]:
     return [_live(tx, tx.tables.attempts[token]) for token in sorted(tx.tables.live)]
 
@@ -185,6 +250,7 @@ def _live(tx: Tx, row: AttemptRow) -> Live:
         job.seq,
         job.new.resources,
         job.new.shape,
+        job.learned,
         job.cancel_requested_at is not None,
         tx.now - row.assigned_at,
         row.lease_until - tx.now,

@@ -56,8 +56,8 @@ def _insert(tx: Tx, epoch: int, job: NewJob) -> JobRow:
     return row
 
 
-def waiting(tx: Tx) -> Iterator[Waiting]:
-    rows = [tx.tables.jobs[id] for id in tx.tables.pending]
+def waiting(tx: Tx, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
+    rows = [tx.tables.jobs[id] for id in tx.tables.pending if ids is None or id in ids]
     for row in sorted(rows, key=lambda row: (-row.new.priority, row.seq)):
         yield Waiting(
             row.id,
@@ -69,6 +69,7 @@ def waiting(tx: Tx) -> Iterator[Waiting]:
             row.new.priority,
             row.new.resources,
             row.new.shape,
+            row.learned,
             row.attempts,
             tx.now - row.accepted_at,
             row.not_before - tx.now if row.not_before is not None else None,
@@ -106,7 +107,8 @@ def _move_waiting(
         row.ended_at = tx.now if to in (JobState.CANCELLED, JobState.FAILED) else None
         set_state(tx, row, to)
         detail = {"message": message} if message is not None else {}
-        tx.log(epoch, actor, before, str(to), job_id=id, cause=row.cause, detail=detail)
+        attempt = row.attempts or None
+        tx.log(epoch, actor, before, str(to), job_id=id, attempt=attempt, cause=row.cause, detail=detail)
         moved.append(id)
     return moved
 

@@ -37,6 +37,7 @@ class JobRow:
     started_at: float | None = None
     ended_at: float | None = None
     first_started_at: float | None = None
+    learned: dict[str, Any] | None = None
     cancel_requested_at: float | None = None
     cancel_reason: str | None = None
 
