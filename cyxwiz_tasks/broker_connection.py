@@ -45,6 +45,15 @@ def reached(url: str) -> Iterator[None]:
         raise ServerUnavailable(
             f"the Redis at {address(url)} refuses the name or password in CYXWIZ_BROKER_URL"
         ) from None
+    except redis.OutOfMemoryError:
+        raise ServerUnavailable(
+            f"the Redis at {address(url)} is full: give it more memory (maxmemory), and look at what fills it; "
+            "nothing was sent"
+        ) from None
+    except redis.ReadOnlyError:
+        raise ServerUnavailable(
+            f"the Redis at {address(url)} may not write, it is a replica: set CYXWIZ_BROKER_URL to the primary"
+        ) from None
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise ServerUnavailable(
             f"the Redis at {address(url)} does not answer ({type(error).__name__}): start the stack with `cyxwiz up`, "

@@ -15,8 +15,13 @@ from cyxwiz_tasks.errors import InvalidSettings, ServerUnavailable
 
 T = TypeVar("T")
 
-#: serialization failure, deadlock, lock not had in time, server shutting down, crashed or starting, too many clients
-RETRIED_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+#: classes of SQLSTATE that are the server's trouble and not the statement's: connection, rolled back (deadlock,
+#: serialization), out of memory, disk or connections, shutting down or starting, an error of the system below it
+_SERVER_CLASSES = ("08", "40", "53", "57", "58")
+#: lock not had in time; a standby that is not a primary yet; a session that was ended for its silence
+_SERVER_STATES = frozenset({"55P03", "25006", "25P03"})
+#: only this transaction failed: serialization failure, deadlock, lock or statement that took too long
+_CONFLICTS = frozenset({"40001", "40P01", "55P03", "57014"})
 RETRY_BASE_SECONDS = 0.05
 RETRY_CAP_SECONDS = 1.0
 
@@ -74,6 +79,8 @@ def make_engine(
             "keepalives_idle": 10,
             "keepalives_interval": 3,
             "keepalives_count": 3,
+            # What was sent and is not acknowledged would be sent again for a quarter of an hour.
+            "tcp_user_timeout": 10_000,
             "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         },
     )
@@ -107,12 +114,21 @@ def with_retries(engine: Engine, function: Callable[[Connection], T], *, patienc
 
 
 def is_transient(error: DBAPIError) -> bool:
-    """Whether the same transaction may pass if it is run again."""
-    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+    """Whether the same transaction may pass if it is run again, sooner or later, on a new connection."""
+    sqlstate = _sqlstate(error)
     if sqlstate is None:
         # Without a code the error is not the server's word: there is no connection (any more).
         return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
-    return sqlstate in RETRIED_SQLSTATES or sqlstate.startswith("08") or error.connection_invalidated
+    return sqlstate.startswith(_SERVER_CLASSES) or sqlstate in _SERVER_STATES or error.connection_invalidated
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    """Whether the same transaction may pass at once, on the same connection."""
+    return _sqlstate(error) in _CONFLICTS and not error.connection_invalidated
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
 
 
 def _first_line(error: Exception) -> str:

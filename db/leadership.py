@@ -32,6 +32,10 @@ _WATCH = text(
     SELECT set_config('idle_session_timeout', :silence, false), set_config('tcp_keepalives_idle', '2', false),
         set_config('tcp_keepalives_interval', '1', false), set_config('tcp_keepalives_count', '3', false)"""
 )
+_RAISE = text("UPDATE leadership SET epoch = greatest(epoch, :epoch) WHERE id = 1")
+_SKIP_TOKENS = text("SELECT setval('attempt_token_seq', nextval('attempt_token_seq') + :count)")
+#: more than any record that was promoted or restored can have lost
+_SKIPPED_TOKENS = 1_000_000
 _CURRENT = text("SELECT epoch FROM leadership WHERE id = 1 FOR SHARE")
 
 
@@ -111,3 +115,9 @@ def assert_current(tx: Connection, epoch: int) -> None:
     current = tx.scalar(_CURRENT)
     if current != epoch:
         raise NotLeader(f"epoch {epoch} is over and {current} leads: stop and stand by", epoch=epoch, current=current)
+
+
+def go_beyond(tx: Connection, epoch: int) -> None:
+    """The record has lost what was given out already: no epoch up to `epoch` and no token comes a second time."""
+    tx.execute(_RAISE, {"epoch": epoch})
+    tx.execute(_SKIP_TOKENS, {"count": _SKIPPED_TOKENS})

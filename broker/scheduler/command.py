@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import random
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +26,7 @@ from broker.scheduler.leader import Leader
 from broker.scheduler.log_lines import line
 from broker.scheduler.query_server import QueryServer
 from cyxwiz_tasks.celery_app import make_app
-from cyxwiz_tasks.errors import ServerUnavailable
+from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from cyxwiz_tasks.settings import Settings
 from db.engine import is_transient, make_engine
 from db.leadership import lead
@@ -32,15 +34,16 @@ from db.leadership import lead
 log = logging.getLogger(__name__)
 
 #: a leader that was silent for so long has lost its lock
-SILENCE_SECONDS = 10.0
-#: pause after a term that ended because PostgreSQL went away
-_PAUSE_SECONDS = 0.2
+SILENCE_SECONDS = 6.0
+#: pause after a term that ended because PostgreSQL went away; doubled after each one that ended soon
+_PAUSE_SECONDS, _PAUSE_CAP_SECONDS = 0.2, 5.0
+_SOON_SECONDS = 10.0
 
 
 def run_scheduler(settings: Settings, stop: threading.Event | None = None) -> None:
     """Run one scheduler process until `stop`, or without one until SIGTERM or SIGINT.
 
-    Raises NotLeader if another scheduler took over while this one led: it must be started anew.
+    Whatever a leader held in memory goes with its term: after each one the process stands by as if it had just started.
     """
     stop = stop or _stop_on_signals()
     _log_to_stderr()
@@ -52,11 +55,17 @@ def run_scheduler(settings: Settings, stop: threading.Event | None = None) -> No
     engine = make_engine(settings.database(), "cyxwiz-scheduler")
     queries = QueryServer(engine, connect)
     queries.start()
+    pause_seconds = _PAUSE_SECONDS
     try:
         while not stop.is_set():
+            began = time.monotonic()
             with _term(settings, engine, connect, holder, stop) as leader:
                 if leader is not None:
+                    began = time.monotonic()
                     leader.run(stop)
+            ended_soon = time.monotonic() - began < _SOON_SECONDS
+            stop.wait(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            pause_seconds = min(2 * pause_seconds, _PAUSE_CAP_SECONDS) if ended_soon else _PAUSE_SECONDS
     finally:
         queries.stop()
         engine.dispose()
@@ -84,7 +93,10 @@ def redis_connector(url: str) -> Any:
 def _term(
     settings: Settings, engine: Engine, connect: Any, holder: str, stop: threading.Event
 ) -> Iterator[Leader | None]:
-    """A leader, once it may lead; None if `stop` came first. Swallows what PostgreSQL raises when it goes away."""
+    """A leader, once it may lead; None if `stop` came first.
+
+    Swallows what PostgreSQL raises when it goes away, and NotLeader: another scheduler took over, as from a frozen one.
+    """
     log.info(line("standing_by", holder=holder))
     leadership = lead(engine, holder, stop, silence_seconds=SILENCE_SECONDS)
     if leadership is None:
@@ -92,14 +104,17 @@ def _term(
         return
     app = make_app(settings.broker())
     # The leader must not stand still in Celery while Redis is away: it says again what it could not say.
-    app.conf.update(result_backend_always_retry=False, redis_socket_timeout=5.0)
+    app.conf.update(
+        result_backend_always_retry=False,
+        result_backend_transport_options={"retry_policy": {"max_retries": 1, "interval_max": 0}},
+        redis_socket_timeout=5.0,
+    )
     try:
         yield Leader(settings, engine, connect, app, leadership)
-    except (DBAPIError, ServerUnavailable, PoolTimeout) as error:
+    except (DBAPIError, NotLeader, ServerUnavailable, PoolTimeout) as error:
         if isinstance(error, DBAPIError) and not is_transient(error):
             raise
         log.warning(line("term_over", epoch=leadership.epoch, error=type(error).__name__))
-        stop.wait(_PAUSE_SECONDS)
     finally:
         leadership.release()
         app.close()

@@ -12,6 +12,7 @@ to time, and `forget` removes messages only if they are still the oldest of the 
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -22,8 +23,13 @@ from typing import Any
 import redis
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
+from broker.scheduler.log_lines import line
+from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks import failpoints
+from cyxwiz_tasks.errors import NotLeader
 from cyxwiz_tasks.protocol import COMMANDS, INBOX, REPORTS
+
+log = logging.getLogger(__name__)
 
 #: most messages that one batch takes; LPUSH with unpack() in a script is limited to a few thousand
 BATCH = 500
@@ -32,6 +38,9 @@ INBOX_LISTS = tuple(f"{INBOX}{Channel.sep}{step}" if step else INBOX for step in
 SOURCES = (*INBOX_LISTS, REPORTS, COMMANDS)
 #: set: the names of all processing lists that may hold something
 PROCESSING = "cyxwiz.busy"
+
+#: a leader of so many epochs ago takes nothing any more
+_EPOCHS_KEPT = 50
 
 _BLOCK_SECONDS = 0.25
 #: batches that may wait for the main loop; more stay in Redis, where they survive
@@ -43,11 +52,25 @@ if not taken then return {} end
 redis.call('LPUSH', KEYS[2], unpack(taken))
 return taken
 """
-# The newest message lies at the left end; from there, one by one, it goes back to the right end of its source.
+# A new leader is said to lead here, too, so that the one before it says nothing more.
+_LEAD = """
+local leads = tonumber(redis.call('GET', KEYS[1]) or '0')
+if leads > tonumber(ARGV[1]) then return -leads end
+redis.call('SET', KEYS[1], ARGV[1])
+return redis.call('SADD', KEYS[2], unpack(ARGV, 2))
+"""
+# The newest message lies at the left end; from there, one by one, it goes back to the right end of its source. The
+# names of the last epochs' lists are kept: a leader that was frozen may take something after this.
 _GIVE_BACK = """
-local moved = 0
-while redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT') do moved = moved + 1 end
-redis.call('SREM', KEYS[3], KEYS[1])
+local moved, epoch = 0, tonumber(ARGV[1])
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local of, source = string.match(name, '%.(%d+)%.(%d+)$')
+  of = tonumber(of)
+  if of < epoch or (of == epoch and ARGV[2] == 'own') then
+    while redis.call('LMOVE', name, ARGV[tonumber(source) + 4], 'LEFT', 'RIGHT') do moved = moved + 1 end
+    if of < epoch - tonumber(ARGV[3]) then redis.call('SREM', KEYS[1], name) end
+  end
+end
 return moved
 """
 _FORGET = """
@@ -95,10 +118,10 @@ class Inbox:
         self._answered_at = time.monotonic()
         self._unanswered_seconds = 0.0
 
-    def start(self) -> None:
+    def start(self, client: redis.Redis) -> None:
+        """Take from all sources. Raises redis.RedisError if Redis is away."""
         self._stop, self._batches = threading.Event(), queue.Queue(_WAITING_BATCHES)
-        with self.connect() as client:
-            self.remember(client)
+        self.remember(client)
         self._answered_at = time.monotonic()
         self._threads = [
             threading.Thread(target=self._watch, args=(source,), name=f"source-{source}", daemon=True)
@@ -149,21 +172,25 @@ class Inbox:
         pipe.eval(_FORGET, 1, *keys, batch.messages[0], batch.messages[-1], len(batch.messages))
 
     def remember(self, client: redis.Redis) -> bool:
-        """Enter this leader's processing lists where its successor will look; False: they were there already."""
-        return bool(client.sadd(PROCESSING, *(processing_list(self.epoch, source) for source in SOURCES)))
+        """Enter this leader's processing lists where its successor will look; False: they were there already.
+
+        Raises NotLeader if a leader of a later epoch was here.
+        """
+        lists = (processing_list(self.epoch, source) for source in SOURCES)
+        added: Any = client.eval(_LEAD, 2, EPOCH, PROCESSING, self.epoch, *lists)
+        if added < 0:
+            message = f"epoch {self.epoch} is over, epoch {-added} leads: stop and stand by"
+            raise NotLeader(message, epoch=self.epoch, current=-added)
+        return bool(added)
 
     def give_back(self, client: redis.Redis, *, own: bool = False) -> int:
         """Return what older leaders left unfinished to its sources; with `own`, also what this one left.
 
         `own` only while the sources are stopped.
         """
-        moved = 0
-        names: Any = client.smembers(PROCESSING)
-        for name in names:
-            epoch, source = (int(part) for part in name.decode().rsplit(".", 2)[1:])
-            if epoch < self.epoch or (own and epoch == self.epoch):
-                moved += int(client.eval(_GIVE_BACK, 3, name, SOURCES[source], PROCESSING))
-        return moved
+        words = (self.epoch, "own" if own else "", _EPOCHS_KEPT, *SOURCES)
+        moved: Any = client.eval(_GIVE_BACK, 1, PROCESSING, *words)
+        return int(moved)
 
     def _watch(self, source: str) -> None:
         busy = processing_list(self.epoch, source)
@@ -185,6 +212,10 @@ class Inbox:
                             return
         except redis.RedisError as error:
             self._hand_over(stop, batches, error)
+        except Exception as error:
+            # A source that dies in silence would never be read again.
+            log.exception(line("source_failed", source=source))
+            self._hand_over(stop, batches, redis.RedisError(f"the source {source} failed: {type(error).__name__}"))
 
     def _answered(self) -> None:
         now = time.monotonic()

@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import redis
 from celery import Celery
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from broker.scheduler import accepting, commands, placing, reports
 from broker.scheduler.duties.drains import Drains
@@ -37,10 +34,12 @@ from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
 from broker.scheduler.duties.unstarted import Unstarted
 from broker.scheduler.duties.untold import Untold
+from broker.scheduler.failures import is_momentary, is_poison, where
 from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
+from broker.scheduler.keeper import Keeper
 from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
-from broker.scheduler.outbox import Outbox
+from broker.scheduler.outbox import FENCED, Outbox
 from broker.scheduler.revokes import RevokeListener
 from broker.scheduler.telling import tell
 from broker.scheduler.turn import Turn
@@ -49,7 +48,7 @@ from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from cyxwiz_tasks.protocol import COMMANDS, REPORTS
 from cyxwiz_tasks.settings import Settings
 from db.fenced import fenced, fenced_connection
-from db.leadership import Leadership, assert_current
+from db.leadership import Leadership, assert_current, go_beyond
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +65,12 @@ DUTIES: tuple[type[Duty], ...] = (
     Readings,
 )
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
+#: how often one turn is tried before its messages are handled one by one, or the term ends
+_TURN_TRIES = 4
+#: after a failure that no message is to blame for, before anything is tried again
+_FAILURE_PAUSE_SECONDS = 1.0
+#: the listener for broadcasts may wait for a Redis that does not answer
+_LISTENER_SECONDS = 2.0
 
 
 class Leader:
@@ -85,7 +90,10 @@ class Leader:
         self._due = [0.0] * len(self.duties)
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
         self._placed_all = True
+        #: Redis refused to write something, as one that is full does
+        self._refused = False
         self._connection: Connection
+        self._keeper = Keeper(leadership)
 
     @property
     def epoch(self) -> int:
@@ -93,6 +101,13 @@ class Leader:
 
     def run(self, stop: threading.Event) -> None:
         """Lead until `stop`. Raises NotLeader if another one does, and SQLAlchemy's errors if PostgreSQL goes away."""
+        self._keeper.start()
+        try:
+            self._run(stop)
+        finally:
+            self._keeper.stop()
+
+    def _run(self, stop: threading.Event) -> None:
         with fenced_connection(self.engine) as self._connection:
             self.load()
             listener = RevokeListener(self.app, self.connect)
@@ -107,7 +122,7 @@ class Leader:
             finally:
                 listener.stop()
                 self._hand_over()
-                listener.join()
+                listener.join(_LISTENER_SECONDS)
 
     def _step_or_reconnect(self, stop: threading.Event) -> None:
         try:
@@ -118,6 +133,7 @@ class Leader:
 
     def step(self) -> None:
         """Wait for something to do, and do all of it."""
+        self._keeper.moved()
         batches = self.inbox.take(self._patience_seconds())
         due = self.memory.admit_due()
         if batches or due or not self._placed_all:
@@ -136,21 +152,31 @@ class Leader:
         gc.freeze()
 
     def handle(self, batches: Sequence[Batch]) -> None:
-        """One turn for these batches. A message that no turn can swallow is set aside, alone."""
+        """One turn for these batches, as often as it takes. A message that no turn can swallow is set aside, alone."""
         failpoints.hit("scheduler.after_take")
+        for tries in range(1, _TURN_TRIES + 1):
+            try:
+                self._handle_once(batches)
+                return
+            except Exception as error:
+                if is_momentary(error) and tries < _TURN_TRIES:
+                    log.warning(line("turn_again", error=type(error.orig).__name__, tries=tries))  # type: ignore[attr-defined]
+                elif is_poison(error):
+                    self._set_poison_aside(batches, error)
+                    return
+                else:
+                    raise
+            time.sleep(random.uniform(0, _RETRY_FIRST_SECONDS * 2**tries))  # noqa: S311 - no secret
+            self.load()
+
+    def _handle_once(self, batches: Sequence[Batch]) -> None:
         began = time.monotonic()
-        try:
-            with self.turn(batches) as turn:
-                for batch in batches:
-                    if batch.source in INBOX_LISTS:
-                        turn.submissions += accepting.accept(turn, batch)
-                reports.handle(turn, REPORTS, _of(batches, REPORTS))
-                commands.handle(turn, COMMANDS, _of(batches, COMMANDS))
-        except Exception as error:
-            if not _is_poison(error):
-                raise
-            self._set_poison_aside(batches, error)
-            return
+        with self.turn(batches) as turn:
+            for batch in batches:
+                if batch.source in INBOX_LISTS:
+                    turn.submissions += accepting.accept(turn, batch)
+            reports.handle(turn, REPORTS, _of(batches, REPORTS))
+            commands.handle(turn, COMMANDS, _of(batches, COMMANDS))
         if turn.counts:
             log.info(line("turn", **turn.counts, milliseconds=(time.monotonic() - began) * 1000))
 
@@ -183,10 +209,11 @@ class Leader:
             raise redis.ConnectionError("a processing list is not as this leader left it: Redis lost something")
 
     def new_outbox(self) -> Outbox:
-        return Outbox(self.settings.result_ttl_seconds)
+        return Outbox(self.settings.result_ttl_seconds, self.epoch)
 
     def still_here(self) -> None:
         """Raises ServerUnavailable if the lock that makes this process the leader is gone, with its connection."""
+        self._keeper.moved()
         if not self.leadership.alive():
             raise ServerUnavailable("the connection to PostgreSQL that holds the leadership is gone")
 
@@ -196,12 +223,17 @@ class Leader:
         for batch in batches:
             self.inbox.forget(pipe, batch)
         answers: list[object] = pipe.execute(raise_on_error=False)
+        if FENCED in answers:
+            raise NotLeader(f"epoch {self.epoch} is over: stop and stand by", epoch=self.epoch)
         refused = [answer for answer in answers if isinstance(answer, redis.RedisError | bytes)]
         if refused:
             # Such as a Redis that is full: duties publish again what matters.
             log.error(line("redis_refused", first=refused[0]))
         tell(self.app, outbox.last_words)
         self._unsent = None
+        if self._refused and not refused:
+            self.redis_is_back()
+        self._refused = bool(refused)
         return answers
 
     def _patience_seconds(self) -> float:
@@ -215,7 +247,16 @@ class Leader:
             if self._due[number] <= time.monotonic():
                 # Counted from now and not from when it was due: a loop that is behind must not catch up.
                 self._due[number] = time.monotonic() + duty.every_seconds
-                counts = {name: count for name, count in duty.run_once().items() if count}
+                try:
+                    counts = {name: count for name, count in duty.run_once().items() if count}
+                except Exception as error:
+                    if not is_momentary(error) and not is_poison(error):
+                        raise
+                    # A duty that cannot be done must not keep all others from being done.
+                    log.exception(line("duty_failed", duty=type(duty).__name__, where=where(error)))
+                    self._due[number] += _FAILURE_PAUSE_SECONDS
+                    self.load()
+                    continue
                 if counts:
                     log.info(line("duty", duty=type(duty).__name__, **counts))
 
@@ -226,16 +267,33 @@ class Leader:
         while not stop.is_set():
             self.still_here()
             try:
+                self._say_who_leads()
                 if self._unsent is not None:
                     # Some of it may have gone out before: nodes know an attempt's token, watchers the last word.
                     self._send(*self._unsent)
                 self.inbox.give_back(self.redis, own=True)
-                self.inbox.start()
+                self.inbox.start(self.redis)
                 break
             except redis.RedisError:
+                # A server that may not write any more (a primary that became a replica) is not asked again.
+                self.redis.connection_pool.disconnect()
                 stop.wait(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _RETRY_CAP_SECONDS)
         self.redis_is_back()
+
+    def _say_who_leads(self) -> None:
+        """Raises ServerUnavailable if this term must end, so that one with a later epoch begins."""
+        try:
+            self.inbox.remember(self.redis)
+        except NotLeader as error:
+            self.still_here()
+            # We hold the lock, so it is the record that is older than what was said here: a backup, or a standby that
+            # lost its tail.
+            later: int = error.current  # type: ignore[attr-defined]
+            log.error(line("record_is_older_than_redis", epoch=self.epoch, redis=later))
+            with self.engine.begin() as tx:
+                go_beyond(tx, later)
+            raise ServerUnavailable(f"PostgreSQL has lost epochs up to {later}: a new term begins") from error
 
     def redis_is_back(self) -> None:
         """Redis was away, or has lost its memory: what was said to nodes and to Celery may be gone."""
@@ -247,7 +305,10 @@ class Leader:
         # The turn was rolled back, and memory had gone ahead with it.
         self.load()
         messages = [single for batch in batches for single in batch.singles()]
-        log.error(line("turn_failed", error=type(error).__name__, messages=len(messages), where=_where(error)))
+        log.error(line("turn_failed", error=type(error).__name__, messages=len(messages), where=where(error)))
+        if not messages:
+            time.sleep(_FAILURE_PAUSE_SECONDS)
+            return
         if len(messages) > 1:
             for single in messages:
                 self.handle([single])
@@ -266,16 +327,3 @@ class Leader:
 
 def _of(batches: Sequence[Batch], source: str) -> list[bytes]:
     return [message for batch in batches if batch.source == source for message in batch.messages]
-
-
-def _is_poison(error: Exception) -> bool:
-    """Whether a failed turn is to blame on a message, and not on a server or on another leader."""
-    if isinstance(error, NotLeader | ServerUnavailable | redis.RedisError | PoolTimeout):
-        return False
-    return not isinstance(error, DBAPIError) or isinstance(error, DataError | IntegrityError)
-
-
-def _where(error: Exception) -> str:
-    """File and line of an error; its text stays out of the log, it may quote a job's data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-6:]))

@@ -24,6 +24,10 @@ from cyxwiz_tasks.states import JobState
 from db.jobs import StoredMessage
 
 STATE_PREFIX = "celery-task-meta-"
+#: the epoch of the newest leader that was here
+EPOCH = "cyxwiz.epoch"
+#: the answer to a leader whose epoch is over: a frozen one that thaws must not put old states over new ones
+FENCED = b"FENCED"
 #: how long an answer waits for whoever asked; the asker has given up before
 REPLY_TTL_SECONDS = 60
 #: how long a node that is away may take to read what it was told; it registers again afterwards in any case
@@ -37,7 +41,8 @@ _ID = "<id>"
 # Commands one after the other, each with its length before it. As commands of a pipeline they would cost the loop twice
 # as much: the client packs, parses and checks each of them.
 _SAY = """
-local at, failed = 1, nil
+if tonumber(redis.call('GET', KEYS[1]) or '0') > tonumber(ARGV[1]) then return 'FENCED' end
+local at, failed = 2, nil
 while at <= #ARGV do
   local last = at + tonumber(ARGV[at])
   local name, key, answer = ARGV[at + 1], ARGV[at + 2]
@@ -68,10 +73,13 @@ _REJECTED_HEAD_BYTES = 2048
 
 
 class Outbox:
-    """Collects commands in the order in which they go out. `result_ttl_seconds`: how long states and streams stay."""
+    """Collects commands in the order in which they go out.
 
-    def __init__(self, result_ttl_seconds: int) -> None:
-        self.result_ttl_seconds = result_ttl_seconds
+    `result_ttl_seconds`: how long states and streams stay. `epoch`: of the leader that says it.
+    """
+
+    def __init__(self, result_ttl_seconds: int, epoch: int) -> None:
+        self.result_ttl_seconds, self.epoch = result_ttl_seconds, epoch
         self._commands: list[tuple[Any, ...]] = []
         self._acks: dict[str, list[Ack]] = {}
         self._recorded: dict[str, list[str]] = {}
@@ -178,7 +186,7 @@ class Outbox:
     def write(self, pipe: redis.client.Pipeline) -> None:
         """Add everything to a pipeline, acks last: whoever reads one finds all the rest.
 
-        Each script answers with the error of its first command that failed, or with nothing.
+        Each script answers with the error of its first command that failed, FENCED, or with nothing.
         """
         for reply_to in self._acks | self._recorded:
             acks, recorded = self._acks.get(reply_to, ()), self._recorded.get(reply_to, ())
@@ -190,10 +198,10 @@ class Outbox:
             words.append(len(command))
             words += command
             if len(words) >= _WORDS_PER_SCRIPT:
-                pipe.eval(_SAY, 0, *words)
+                pipe.eval(_SAY, 1, EPOCH, self.epoch, *words)
                 words = []
         if words:
-            pipe.eval(_SAY, 0, *words)
+            pipe.eval(_SAY, 1, EPOCH, self.epoch, *words)
         for node_id in self._beats:
             pipe.eval(_BEAT, 1, BEATS, node_id)
 

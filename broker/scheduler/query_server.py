@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from broker.scheduler.log_lines import line
 from broker.scheduler.outbox import REPLY_TTL_SECONDS
 from broker.scheduler.queries import answer
-from cyxwiz_tasks.errors import CyxwizError, ServerUnavailable
+from cyxwiz_tasks.errors import CyxwizError, ProtocolError, ServerUnavailable
 from cyxwiz_tasks.protocol import QUERIES, Query, Reply
 
 log = logging.getLogger(__name__)
@@ -69,3 +69,7 @@ class QueryServer(threading.Thread):
         except SQLAlchemyError as error:
             log.warning(line("query_failed", name=query.name, error=type(error).__name__))
             return Reply(error_type=ServerUnavailable.__name__, error="the scheduler cannot read its record: ask again")
+        except Exception as error:
+            # One odd question must not leave all others without an answer.
+            log.exception(line("query_failed", name=query.name))
+            return Reply(error_type=ProtocolError.__name__, error=f"query {query.name!r}: {type(error).__name__}")

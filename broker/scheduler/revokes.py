@@ -50,16 +50,12 @@ class RevokeListener(threading.Thread):
         self._stop_asked.set()
 
     def run(self) -> None:
-        errors: tuple[type[Exception], ...] = (
-            *self.app.connection_for_read().connection_errors,
-            redis.RedisError,
-            OSError,
-        )
         while not self._stop_asked.is_set():
             try:
                 with self.app.connection_for_read() as connection, self.connect() as client:
                     self._listen(connection, client)
-            except errors as error:
+            except Exception as error:
+                # Of Redis or of kombu, which has many: whatever it was, the next broadcast must be heard.
                 log.warning("event=revokes_unheard error=%s", type(error).__name__)
                 self._stop_asked.wait(_PAUSE_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ class ControlPlane:
         self.app = make_app(broker_url)
         self.client = Client(broker_url)
         self.nodes: list[FakeNode] = []
+        #: duties that are meant to fail
+        self.expected_failures: set[str] = set()
+        self._failures = _Failures()
+        logging.getLogger("broker.scheduler").addHandler(self._failures)
 
     @contextmanager
     def scheduler(self) -> Iterator[Scheduler]:
@@ -102,6 +107,22 @@ class ControlPlane:
         self.client.close()
         self.app.close()
         self.redis.close()
+        logging.getLogger("broker.scheduler").removeHandler(self._failures)
+        unexpected = self._failures.duties - self.expected_failures
+        assert not unexpected, f"duties failed: {unexpected}"
+
+
+class _Failures(logging.Handler):
+    """Duties that failed: the scheduler goes on, which must not hide it from a test."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.duties: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        words = dict(word.partition("=")[::2] for word in record.getMessage().split())
+        if words.get("event") == "duty_failed":
+            self.duties.add(words["duty"])
 
 
 class Scheduler:

@@ -86,6 +86,14 @@ def broken_rules(tx: Connection) -> dict[str, list[Any]]:
     return {rule: list(rows) for rule, rows in found.items() if rows}
 
 
+def end_session_of_leader(engine: Engine) -> None:
+    """What the server does to a leader that is silent."""
+    sql = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    with engine.begin() as tx:
+        assert tx.execute(text(sql)).rowcount == 1
+
+
 def new_job(id: str | None = None, **values: Any) -> NewJob:
     id = id or str(uuid.uuid4())
     given: dict[str, Any] = {

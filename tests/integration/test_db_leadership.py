@@ -10,14 +10,8 @@ from sqlalchemy import text
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from db.engine import make_engine
 from db.leadership import assert_current, lead, try_lead
+from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
-
-
-def end_session_of_leader(engine):
-    sql = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-    with engine.begin() as tx:
-        assert tx.execute(text(sql)).rowcount == 1
 
 
 def test_one_leads_and_the_next_has_a_higher_epoch(engine):

@@ -11,9 +11,10 @@ from sqlalchemy import text
 
 from broker.scheduler import accepting, placing
 from broker.scheduler.leader import Leader
-from cyxwiz_tasks.errors import NotLeader
+from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks.protocol import INBOX, REJECTED
 from tests.integration.control_plane import Scheduler
+from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
 
 
@@ -108,19 +109,53 @@ def test_a_standby_answers_queries_while_nobody_leads(plane):
         plane.submit()
 
 
-def test_a_leader_that_was_replaced_writes_nothing_more_and_stops(plane):
-    scheduler = Scheduler(plane.settings)
-    scheduler.start()
-    node = plane.node()
-    with plane.engine.begin() as tx:
-        tx.execute(text("UPDATE leadership SET epoch = epoch + 1"))
-    handle = plane.client.submit_many([plane.signature(1)], wait=False)[0]
-    scheduler.wait()
-    assert isinstance(scheduler.error, NotLeader)
-    with plane.engine.connect() as tx:
-        assert tx.scalar(text("SELECT count(*) FROM jobs")) == 0
+def test_a_leader_that_was_replaced_writes_nothing_more_and_stands_by(plane):
     with plane.scheduler():
-        assert node.run().job == handle.id
+        node = plane.node()
+        with plane.engine.begin() as tx:
+            tx.execute(text("UPDATE leadership SET epoch = epoch + 1"))
+        handle = plane.client.submit_many([plane.signature(1)], wait=False)[0]
+        assignment = node.run()
+        assert (assignment.job, assignment.epoch) == (handle.id, 3)
+        with plane.engine.connect() as tx:
+            assert tx.scalar(text("SELECT min(epoch) FROM events WHERE job_id IS NOT NULL")) == 3
+
+
+def test_a_frozen_leader_that_thaws_puts_no_old_state_over_a_new_one(plane, monkeypatch):
+    stopped, thawed = threading.Event(), threading.Event()
+    original = Leader.publish
+
+    def freeze(self, outbox, batches=()):
+        if self.epoch == 1 and not stopped.is_set():
+            stopped.set()
+            assert thawed.wait(30)
+        original(self, outbox, batches)
+
+    with plane.scheduler():
+        node = plane.node()
+        monkeypatch.setattr(Leader, "publish", freeze)
+        handle = plane.client.submit_many([plane.signature(1)], wait=False)[0]
+        assert stopped.wait(10), "it has committed the placement, and says nothing of it"
+        end_session_of_leader(plane.engine)
+        with plane.scheduler():
+            assignment = node.run()
+            assert (assignment.job, assignment.attempt) == (handle.id, 1), "its successor publishes it"
+            plane.app.backend.store_result(handle.id, 5, "SUCCESS")
+            thawed.set()
+            other = plane.submit(2)
+            assert node.take()[0].job == other
+            assert plane.celery_state(handle.id) == "SUCCESS"
+    assert plane.celery_state(handle.id) == "SUCCESS"
+
+
+def test_a_record_that_lost_its_tail_gives_out_no_epoch_and_no_token_twice(plane):
+    plane.redis.set(EPOCH, 1000)
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assignment = node.run()
+        assert assignment.job == job_id
+        assert (assignment.epoch, assignment.token > 1_000_000) == (1001, True)
 
 
 def test_messages_that_a_frozen_leader_took_are_given_back(plane):

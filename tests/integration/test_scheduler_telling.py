@@ -36,7 +36,7 @@ def stored(message):
 def say(plane, message, outcome, times=1):
     """What the leader does with one outcome."""
     for _ in range(times):
-        outbox = Outbox(3600)
+        outbox = Outbox(3600, epoch=1)
         outbox.last_word(message.headers["id"], message, outcome)
         pipe = plane.redis.pipeline(transaction=False)
         outbox.write(pipe)
