@@ -1,0 +1,58 @@
+"""What jobs themselves wrote outside the system, against what the record says of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+
+from tests.chaos.history import History
+
+#: how many steps a job of each kind makes
+_STEPS = {"noop": 1, "walk": 20, "gpu": 20, "keyed": 20, "children": 5, "chain": 1}
+
+
+def overlap_only_of_lost(history: History) -> Iterator[str]:
+    """A node that was given up may run on for a while, unheard; nobody else may."""
+    for job_id, before, after, seconds in overlaps(history):
+        attempt = next((row for row in history.attempts.get(job_id, []) if row["number"] == before), None)
+        if attempt is None:
+            yield f"job {job_id}: attempt {before} made steps and is not in the record"
+        elif attempt["state"] != "lost":
+            yield (
+                f"job {job_id}: attempt {before} is {attempt['state']} and made a step {seconds:.3f} s after attempt "
+                f"{after} had begun"
+            )
+
+
+def overlaps(history: History) -> Iterator[tuple[str, int, int, float]]:
+    """Job, two attempts that follow each other, and how long the first went on after the second had begun."""
+    numbers: dict[str, list[int]] = {}
+    for job_id, number in sorted(history.steps):
+        numbers.setdefault(job_id, []).append(number)
+    for job_id, its in numbers.items():
+        for before, after in pairwise(its):
+            last = max(step["monotonic"] for step in history.steps[job_id, before])
+            first = min(step["monotonic"] for step in history.steps[job_id, after])
+            if last > first:
+                yield job_id, before, after, last - first
+
+
+def every_step_once(history: History) -> Iterator[str]:
+    for job_id, job in history.jobs.items():
+        submitted = history.submitted.get(job_id)
+        steps = _STEPS.get(submitted["kind"]) if submitted else None
+        winner = history.winner(job_id)
+        if job["state"] != "completed" or steps is None or winner is None:
+            continue
+        lines = history.steps.get((job_id, winner["number"]), [])
+        made = [line["step"] for line in lines if isinstance(line["step"], int)]
+        if made != list(range(1, steps + 1)):
+            yield f"job {job_id}: attempt {winner['number']} is completed and made the steps {made[:30]} of {steps}"
+
+
+def started_once(history: History) -> Iterator[str]:
+    for (job_id, number), lines in history.steps.items():
+        pids = Counter(line["pid"] for line in lines)
+        if len(pids) > 1:
+            yield f"job {job_id}: attempt {number} ran in {len(pids)} processes: {sorted(pids)}"

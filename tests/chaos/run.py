@@ -1,0 +1,156 @@
+"""One run: a stack, a workload, a plan of faults; afterwards the files that the checker judges.
+
+`run_chaos` returns the folder with: run.json, client.jsonl, witness.jsonl, nemesis.jsonl, record.json, leftovers.json
+and logs/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cyxwiz_tasks.celery_app import app
+from cyxwiz_tasks.settings import settings
+from tests.chaos import leftovers
+from tests.chaos.faults.fault import Scene
+from tests.chaos.invariants.leftovers import is_work
+from tests.chaos.nemesis import Nemesis, available
+from tests.chaos.schedule import plan
+from tests.chaos.stack import LEASE_SECONDS, USER_CODE, Journal, Stack
+from tests.chaos.workload import Workload, plan_jobs
+
+_ENDED = "('completed', 'failed', 'cancelled')"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for. `seconds` is how long jobs come in and faults strike."""
+
+    seed: int
+    jobs: int = 2000
+    faults: int = 200
+    seconds: float = 600.0
+    #: after the last fault has healed, every job must end within so long
+    settle_seconds: float = 120.0
+    nodes: int = 3
+    slots: int = 4
+    #: these kinds alone, if there are some
+    only: tuple[str, ...] = ()
+
+
+Say = Callable[[str], None]
+
+
+def run_chaos(order: Order, folder: Path, say: Say = lambda text: None) -> Path:
+    """Run it in `folder`, which other users can pass: as root, PostgreSQL runs as one of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)
+    stack = Stack(folder, nodes=order.nodes, slots=order.slots, seed=order.seed)
+    scene = Scene(stack, folder / "witness.jsonl", threading.Event())
+    try:
+        stack.start()
+        say("stack is up")
+        with _user_of(stack, folder):
+            facts = _drive(order, stack, scene, folder, say)
+        say("settling")
+        facts |= _settle(order, stack, say)
+        _save(stack, folder, facts | asdict(order) | {"lease_seconds": LEASE_SECONDS})
+    finally:
+        scene.over.set()
+        stack.stop()
+        stack.close()
+    return folder
+
+
+@contextmanager
+def _user_of(stack: Stack, folder: Path) -> Any:
+    """This process as a user's: its environment names the broker, its path has the jobs."""
+    for name in [name for name in os.environ if name.startswith("CYXWIZ_")]:
+        del os.environ[name]
+    os.environ |= {"CYXWIZ_BROKER_URL": stack.client_url, "CYXWIZ_HOME": str(folder / "homes" / "client")}
+    settings.cache_clear()
+    app.reconnect()
+    if str(USER_CODE) not in sys.path:
+        sys.path.insert(0, str(USER_CODE))
+    yield
+    for name in ("CYXWIZ_BROKER_URL", "CYXWIZ_HOME"):
+        del os.environ[name]
+    settings.cache_clear()
+
+
+def _drive(order: Order, stack: Stack, scene: Scene, folder: Path, say: Say) -> dict[str, Any]:
+    kinds, missing = available(stack, order.only)
+    planned = plan(order.seed, kinds, order.faults, order.seconds, order.nodes)
+    client_log, nemesis_log = Journal(folder / "client.jsonl"), Journal(folder / "nemesis.jsonl")
+    jobs = plan_jobs(order.seed, order.jobs, order.seconds * 0.97)
+    workload = Workload(stack.client_url, jobs, scene.witness, stack.run_id, client_log)
+    nemesis = Nemesis(scene, planned, nemesis_log)
+    worker = threading.Thread(target=workload.run, name="workload", daemon=True)
+    began = time.time()
+    worker.start()
+    nemesis.start()
+    while worker.is_alive() or nemesis.alive:
+        scene.over.wait(10.0)
+        say(f"{time.time() - began:4.0f} s: {_counts(stack)}")
+        if not nemesis.alive and time.time() - began > order.seconds + order.settle_seconds:
+            workload.stop.set()
+    worker.join()
+    nemesis.join()
+    client_log.close()
+    nemesis_log.close()
+    return {
+        "began_at": began,
+        "ended_at": time.time(),
+        "planned": [one.as_dict() for one in planned],
+        "kinds": sorted(kind.name for kind in kinds),
+        "unavailable": missing,
+    }
+
+
+def _counts(stack: Stack) -> str:
+    try:
+        with stack.servers.database(patience_seconds=0.5) as connection:
+            rows = connection.execute("SELECT state, count(*) FROM jobs GROUP BY state ORDER BY state").fetchall()
+        return ", ".join(f"{state} {count}" for state, count in rows)
+    except Exception as error:
+        return f"no word of the record ({type(error).__name__})"
+
+
+def _settle(order: Order, stack: Stack, say: Say) -> dict[str, Any]:
+    """Wait until every job has ended and Redis is quiet, or for the time that they may take."""
+    began = time.time()
+    quiet: dict[str, Any] = {"settled": False}
+    while time.time() - began < order.settle_seconds:
+        with stack.servers.database() as connection:
+            row = connection.execute(f"SELECT count(*) FROM jobs WHERE state NOT IN {_ENDED}").fetchone()
+        if row and row[0] == 0 and all(member.alive() for member in stack.members) and _is_quiet(stack):
+            quiet = {"settled": True}
+            break
+        time.sleep(0.25)
+    say(f"settled: {quiet['settled']} after {time.time() - began:.1f} s; {_counts(stack)}")
+    return quiet | {"settle_took_seconds": time.time() - began}
+
+
+def _is_quiet(stack: Stack) -> bool:
+    lengths = leftovers.dump_redis(stack)["lengths"]
+    return not any(is_work(name) for name in lengths) and not leftovers.job_children(stack)
+
+
+def _save(stack: Stack, folder: Path, facts: dict[str, Any]) -> None:
+    record = leftovers.dump_record(stack)
+    left: dict[str, Any] = {"redis": leftovers.dump_redis(stack), "job_children": leftovers.job_children(stack)}
+    left["secrets"] = leftovers.find_secrets(stack, folder, record)
+    stack.stop()
+    left["processes"] = leftovers.processes(stack)
+    left["sessions"] = leftovers.sessions(stack)
+    left["deaths"] = stack.deaths()
+    for name, content in (("record", record), ("leftovers", left), ("run", facts)):
+        (folder / f"{name}.json").write_text(json.dumps(content, default=str))

@@ -1,0 +1,89 @@
+"""The jobs of a chaos run. Each writes what it does into a witness file that no service of ours touches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from cyxwiz_tasks import Resources, job
+
+#: how long a child outlives its job if nobody ends it
+_CHILD_SECONDS = 600
+
+
+def witness(path: str, ctx: Any, step: int | str, **more: Any) -> None:
+    """One line in one write, so that lines of many processes never mix."""
+    fields = {
+        "job": ctx.job_id,
+        "attempt": ctx.attempt,
+        "step": step,
+        "pid": os.getpid(),
+        "monotonic": time.monotonic(),
+    }
+    line = json.dumps(fields | more) + "\n"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+def _walk(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    for step in range(1, steps + 1):
+        if ctx.should_stop:
+            witness(path, ctx, "stopped")
+            return step - 1
+        witness(path, ctx, step)
+        ctx.report(step=step, total=steps, loss=1.0 / step)
+        time.sleep(pause_seconds)
+    return steps
+
+
+@job
+def noop(ctx: Any, path: str) -> int:
+    witness(path, ctx, 1)
+    return 1
+
+
+@job
+def walks(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    return _walk(ctx, path, steps, pause_seconds)
+
+
+@job(resources=Resources(gpus=1))
+def walks_on_a_gpu(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    return _walk(ctx, path, steps, pause_seconds)
+
+
+@job
+def has_children(ctx: Any, path: str, mark: str) -> int:
+    """Leaves a daemon in a session of its own behind, which whoever runs the job has to end."""
+    program = f"import time; time.sleep({_CHILD_SECONDS})"
+    child = subprocess.Popen([sys.executable, "-c", program, mark], start_new_session=True)
+    witness(path, ctx, "child", child=child.pid, environment=dict(os.environ))
+    return _walk(ctx, path, 5, 0.05)
+
+
+@job
+def fails(ctx: Any, path: str) -> None:
+    witness(path, ctx, 1)
+    raise ValueError("as it was told to")
+
+
+@job(bind=True, max_retries=6)
+def tries_again(self: Any, ctx: Any, path: str, failures: int) -> int:
+    witness(path, ctx, 1, retries=self.request.retries)
+    if self.request.retries < failures:
+        raise self.retry(countdown=0.1)
+    return failures
+
+
+@job
+def link(ctx: Any, before: int, path: str) -> int:
+    """One link of a chain: gets what the link before it returned."""
+    witness(path, ctx, 1)
+    return before + 1

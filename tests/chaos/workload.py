@@ -1,0 +1,249 @@
+"""The jobs of a run, from its seed, and the clients that submit and cancel them, and read some of their results.
+
+What clients did stands in a log as Jepsen keeps it: `invoke`, then `ok`, `fail` (it did not happen), or `info`: nobody
+knows whether it happened. A submission that ended as `info` is sent again with the same id, as a user would.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import chain
+from celery.canvas import Signature
+
+from cyxwiz_tasks import Client, TrainingJob
+from cyxwiz_tasks.errors import (
+    CyxwizError,
+    JobCancelled,
+    NotFound,
+    SchedulerUnavailable,
+    ServerUnavailable,
+)
+from cyxwiz_tasks.ids import new_id
+from tests.chaos.stack import Journal
+
+#: kinds of jobs and how many of a hundred
+MIX = {
+    "noop": 44,
+    "walk": 24,
+    "children": 6,
+    "fails": 6,
+    "retries": 6,
+    "gpu": 6,
+    "cancelled": 5,
+    "keyed": 2,
+    "train": 1,
+}
+_SUBMITTERS = 4
+_SUBMIT_TIMEOUT_SECONDS = 8.0
+_TRIES = 12
+_RESULT_SHARE = 0.1
+
+
+@dataclass
+class Submission:
+    """One job to come. Times are seconds from the start."""
+
+    at: float
+    kind: str
+    id: str
+    #: from this moment on after its submission it is cancelled, if it is one of those
+    cancel_after: float | None = None
+    #: steps, pause or failures, whatever its kind takes
+    numbers: tuple[Any, ...] = ()
+    #: the ids of a chain's links, the last one its own
+    links: tuple[str, ...] = ()
+    key: str | None = None
+
+
+def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
+    """So many jobs, evenly spread over `seconds`; ids are new each time, all else follows from the seed."""
+    rng = random.Random(seed + 1)
+    kinds, weights = list(MIX), list(MIX.values())
+    planned: list[Submission] = []
+    while len(planned) < jobs:
+        at = len(planned) / jobs * seconds
+        if rng.random() < 0.02 and len(planned) + 3 <= jobs:
+            ids = tuple(new_id() for _ in range(3))
+            planned += [Submission(at, "chain", id, links=ids) for id in ids]
+            continue
+        kind = rng.choices(kinds, weights)[0]
+        planned.append(_submission(rng, at, kind))
+    return planned
+
+
+def _submission(rng: random.Random, at: float, kind: str) -> Submission:
+    made = Submission(at, kind, new_id())
+    if kind in ("walk", "gpu", "keyed"):
+        made.numbers = (20, rng.choice((0.02, 0.1, 0.25)))
+    elif kind == "cancelled":
+        made.numbers, made.cancel_after = (200, 0.05), rng.uniform(0.0, 2.0)
+    elif kind == "retries":
+        made.numbers = (rng.randint(1, 3),)
+    if kind == "keyed":
+        made.key = f"key-{made.id}"
+    return made
+
+
+@dataclass
+class Workload:
+    """Clients at work. `run()` returns once everything is submitted, or given up."""
+
+    url: str
+    plan: Sequence[Submission]
+    witness: Path
+    mark: str
+    log: Journal
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        rng = random.Random(len(self.plan))
+        todo: queue.SimpleQueue[Submission] = queue.SimpleQueue()
+        for submission in self._heads():
+            todo.put(submission)
+        began = time.monotonic()
+        with ThreadPoolExecutor(16, "results") as watchers, Client(self.url) as shared:
+            threads = [
+                threading.Thread(target=self._submit_all, args=(todo, began, watchers, shared, rng), daemon=True)
+                for _ in range(_SUBMITTERS)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def _heads(self) -> Iterator[Submission]:
+        """Links of a chain are sent as one."""
+        for submission in self.plan:
+            if not submission.links or submission.id == submission.links[-1]:
+                yield submission
+
+    def _submit_all(
+        self,
+        todo: queue.SimpleQueue[Submission],
+        began: float,
+        watchers: ThreadPoolExecutor,
+        shared: Client,
+        rng: random.Random,
+    ) -> None:
+        with Client(self.url) as client:
+            while not self.stop.is_set():
+                try:
+                    submission = todo.get_nowait()
+                except queue.Empty:
+                    return
+                self.stop.wait(max(0.0, began + submission.at - time.monotonic()))
+                if not self._submit(client, submission):
+                    continue
+                if submission.cancel_after is not None:
+                    watchers.submit(self._cancel, shared, submission)
+                elif rng.random() < _RESULT_SHARE:
+                    watchers.submit(self._result, shared, submission)
+
+    def _submit(self, client: Client, submission: Submission) -> bool:
+        if submission.links:
+            return self._send_chain(submission)
+        accepted = self._submit_until_known(client, submission)
+        if accepted and submission.kind == "keyed":
+            # Once more under another id: it must be the job that is there.
+            self._submit_until_known(client, replace(submission, id=new_id()))
+        return accepted
+
+    def _submit_until_known(self, client: Client, submission: Submission) -> bool:
+        def send() -> str:
+            return client.submit(self._job(submission), **self._options(submission)).id
+
+        for number in range(_TRIES):
+            ended = self._try("submit", submission, send)
+            if ended != "info":
+                return ended == "ok"
+            self.stop.wait(min(0.2 * 2**number, 3.0))
+        return False
+
+    def _options(self, submission: Submission) -> dict[str, Any]:
+        return {"id": submission.id, "idempotency_key": submission.key, "timeout": _SUBMIT_TIMEOUT_SECONDS}
+
+    def _send_chain(self, submission: Submission) -> bool:
+        """By Celery's own means, which do not wait for the record: whether it was accepted nobody knows yet."""
+        import chaos_jobs
+
+        first, *rest = submission.links
+        signatures = [chaos_jobs.link.s(0, str(self.witness)).set(task_id=first)]
+        signatures += [chaos_jobs.link.s(str(self.witness)).set(task_id=id) for id in rest]
+        for id in submission.links:
+            self.log.write(op="submit", type="invoke", job=id, kind="chain", links=submission.links)
+        try:
+            chain(*signatures).apply_async()
+        except Exception as error:
+            self.log.write(op="submit", type="info", job=first, kind="chain", error=type(error).__name__)
+            return False
+        self.log.write(op="submit", type="info", job=first, kind="chain", sent=True)
+        return True
+
+    def _job(self, submission: Submission) -> Signature | TrainingJob:
+        import chaos_jobs
+
+        if submission.kind == "train":
+            return TrainingJob(model="mlp", dataset="digits", epochs=3, batch_size=64, seed=1)
+        tasks = {
+            "noop": chaos_jobs.noop,
+            "children": chaos_jobs.has_children,
+            "fails": chaos_jobs.fails,
+            "retries": chaos_jobs.tries_again,
+            "gpu": chaos_jobs.walks_on_a_gpu,
+        }
+        more = (self.mark,) if submission.kind == "children" else submission.numbers
+        return tasks.get(submission.kind, chaos_jobs.walks).s(str(self.witness), *more)
+
+    def _cancel(self, client: Client, submission: Submission) -> None:
+        self.stop.wait(submission.cancel_after)
+        for number in range(_TRIES):
+            if self._try("cancel", submission, lambda: client.cancel(submission.id, "chaos")["state"]) != "info":
+                return
+            self.stop.wait(min(0.2 * 2**number, 3.0))
+
+    def _result(self, client: Client, submission: Submission) -> None:
+        """Wait for it as a user does, over everything that happens meanwhile."""
+        handle, op = client.get(submission.id), {"op": "result", "job": submission.id, "kind": submission.kind}
+        self.log.write(type="invoke", **op)
+        while not self.stop.is_set():
+            try:
+                value = handle.result(timeout=5)
+            except (TimeoutError, ServerUnavailable, SchedulerUnavailable, redis.RedisError, OSError):
+                continue
+            except JobCancelled:
+                self.log.write(type="ok", outcome="cancelled", **op)
+            except Exception as error:
+                self.log.write(type="ok", outcome="failed", error=f"{type(error).__name__}: {error}"[:300], **op)
+            else:
+                self.log.write(type="ok", outcome="completed", value=repr(value)[:80], **op)
+            return
+        self.log.write(type="info", **op)
+
+    def _try(self, op: str, submission: Submission, act: Callable[[], Any]) -> str:
+        """Do it and log it; how it ended."""
+        fields = {"op": op, "job": submission.id, "kind": submission.kind, "key": submission.key}
+        self.log.write(type="invoke", **fields)
+        try:
+            value = act()
+        except (ServerUnavailable, SchedulerUnavailable, redis.RedisError, OSError) as error:
+            self.log.write(type="info", error=type(error).__name__, **fields)
+            return "info"
+        except NotFound as error:
+            # Of a cancel: whoever answered has read the record.
+            self.log.write(type="fail", error=type(error).__name__, **fields)
+            return "fail"
+        except CyxwizError as error:
+            self.log.write(type="fail", error=f"{type(error).__name__}: {error}"[:300], **fields)
+            return "fail"
+        self.log.write(type="ok", value=value, **fields)
+        return "ok"
