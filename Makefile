@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench clean
+.PHONY: help install run up lint format test test-quick bench chaos side-by-side detection zombies clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,19 @@ test-quick: install  ## unit tests alone: no servers
 
 bench: install  ## measure against yardsticks in the same run (ONLY=name for one row)
 	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+chaos: install  ## jobs under faults on a real stack, and a verdict (SEED= JOBS=2000 FAULTS=200 SECONDS=660 ONLY=kind)
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY))
+
+side-by-side: install  ## the same jobs and SIGKILLs on plain Celery and here (JOBS=20000 KILLS=200)
+	$(BIN)/python -m tests.chaos.side_by_side $(if $(JOBS),--jobs $(JOBS)) $(if $(KILLS),--kills $(KILLS))
+
+detection: install  ## how soon each kind of death is noticed (INJECTIONS=50)
+	$(BIN)/python -m tests.chaos.detection $(if $(INJECTIONS),--injections $(INJECTIONS))
+
+zombies: install  ## nodes frozen past their lease come back: nothing they say may count (ZOMBIES=1000)
+	$(BIN)/python -m tests.chaos.zombies $(if $(ZOMBIES),--zombies $(ZOMBIES))
 
 clean:  ## remove .venv and what builds and tests left
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov *-results.json

@@ -1,0 +1,238 @@
+"""The checker: a good history passes, and each way to spoil it is found by the invariant that is meant for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos.checker import judge
+from tests.chaos.hand_made import JOB, OTHER, add_event, attempt, fault, good, job, op, step
+from tests.chaos.history import History, read_history
+from tests.chaos.invariants import INVARIANTS
+
+Spoil = Callable[[History], None]
+
+
+def _end_twice(history: History) -> None:
+    add_event(history, JOB, "completed", "failed", 11, epoch=2)
+
+
+def _note_after_the_end(history: History) -> None:
+    add_event(history, JOB, "completed", None, 11, epoch=2)
+
+
+def _skip_running(history: History) -> None:
+    history.record["events"][5]["from_state"] = "pending"
+
+
+def _lose_an_event(history: History) -> None:
+    del history.record["events"][6]
+
+
+def _complete_twice(history: History) -> None:
+    history.record["attempts"][0]["state"] = "completed"
+
+
+def _older_attempt_wins(history: History) -> None:
+    history.record["attempts"][0]["state"], history.record["attempts"][1]["state"] = "completed", "lost"
+
+
+def _reuse_a_token(history: History) -> None:
+    history.record["attempts"][1]["token"] = 10
+
+
+def _accept_an_older_token(history: History) -> None:
+    history.record["events"][6]["token"] = 10
+
+
+def _place_before_the_end(history: History) -> None:
+    history.record["attempts"][0]["ended_at"] = 15.5
+
+
+def _old_leader_writes(history: History) -> None:
+    add_event(history, JOB, None, None, 11, epoch=1)
+
+
+def _unknown_epoch(history: History) -> None:
+    history.record["leadership"] = [{"epoch": 1}]
+
+
+def _third_on_two_slots(history: History) -> None:
+    history.record["attempts"] += [
+        attempt(12, 1, "completed", 16.0, 18.0, job_id="x"),
+        attempt(13, 1, "completed", 17.0, 18.0, job_id="y"),
+    ]
+
+
+def _two_on_one_gpu(history: History) -> None:
+    history.record["attempts"][1]["gpus"] = [0]
+    history.record["attempts"].append(attempt(12, 1, "completed", 16.0, 18.0, job_id="x", gpus=[0]))
+
+
+def _runs_on_after_preemption(history: History) -> None:
+    history.record["attempts"][0]["state"] = "preempted"
+    history.witness.append(step(JOB, 1, 8, at=16.0))
+
+
+def _makes_a_step_twice(history: History) -> None:
+    history.witness.append(step(JOB, 2, 20, at=17.5, pid=101))
+
+
+def _starts_twice(history: History) -> None:
+    history.witness.append(step(JOB, 2, 1, at=17.5, pid=102))
+
+
+def _fails_by_a_lost_node(history: History) -> None:
+    history.jobs[JOB].update(state="failed", cause="node_lost")
+
+
+def _steps_after_the_cancel(history: History) -> None:
+    history.record["attempts"].append(attempt(9, 1, "cancelled", 1.0, 2.0, job_id=OTHER))
+    history.witness.append(step(OTHER, 1, 1, at=11.0))
+
+
+def _same_key_twice(history: History) -> None:
+    for one in history.record["jobs"]:
+        one["idempotency_key"] = "the key"
+
+
+def _two_answers_for_a_key(history: History) -> None:
+    history.client += [
+        op("submit", "ok", JOB, "keyed", value=JOB, key="k"),
+        op("submit", "ok", OTHER, "keyed", value=OTHER, key="k"),
+    ]
+
+
+def _chain_breaks(history: History) -> None:
+    history.client.append(op("submit", "invoke", JOB, "chain", links=[JOB, "job-9"]))
+
+
+def _errors_without_end(history: History) -> None:
+    for row in history.record["attempts"]:
+        row["cause"] = "error"
+
+
+#: the first word of the invariant, and what must make it fail
+SPOILT: list[tuple[str, Spoil]] = [
+    ("I1", lambda h: h.client.append(op("submit", "ok", "job-9", "noop", value="job-9"))),
+    ("I2", lambda h: h.record["jobs"].append(job("job-9"))),
+    ("I3", _same_key_twice),
+    ("I3", _two_answers_for_a_key),
+    ("I4", lambda h: h.jobs[OTHER].update(state="pending")),
+    ("I4", lambda h: h.jobs[OTHER].update(state="held")),
+    ("I5", _end_twice),
+    ("I5", _lose_an_event),
+    ("I6", _end_twice),
+    ("I6", _note_after_the_end),
+    ("I7", _skip_running),
+    ("I7", _end_twice),
+    ("I8", _lose_an_event),
+    ("I8", lambda h: h.jobs[JOB].update(attempts=1)),
+    ("I8", lambda h: h.jobs[JOB].update(current_token=10)),
+    ("I9", _complete_twice),
+    ("I9", _older_attempt_wins),
+    ("I10", _reuse_a_token),
+    ("I11", _accept_an_older_token),
+    ("I12", _place_before_the_end),
+    ("I13", _runs_on_after_preemption),
+    ("I15", _makes_a_step_twice),
+    ("I15", lambda h: h.witness.pop(9)),
+    ("I17", _old_leader_writes),
+    ("I17", _unknown_epoch),
+    ("I18", _third_on_two_slots),
+    ("I18", _two_on_one_gpu),
+    ("I20", _errors_without_end),
+    ("I21", lambda h: h.jobs[OTHER].update(state="completed")),
+    ("I21", _steps_after_the_cancel),
+    ("I25", lambda h: h.leftovers["redis"]["lengths"].update({"node.1": 1})),
+    ("I25", lambda h: h.leftovers["redis"]["lengths"].update({"cyxwiz.busy.3.0": 2})),
+    ("I28", lambda h: h.leftovers["processes"].append({"pid": 7, "ppid": 1, "command": ["sleep"]})),
+    ("I28", lambda h: h.leftovers["job_children"].append({"pid": 7, "ppid": 1, "command": ["sleep"]})),
+    ("I30", lambda h: h.leftovers["sessions"].update(advisory_locks=1)),
+    ("I33", lambda h: h.client.append(op("submit", "fail", JOB, "walk"))),
+    ("I35", lambda h: h.leftovers["secrets"].append("node0.log")),
+    ("I36", lambda h: h.logs.update(node0='Traceback (most recent call last):\n  File "a.py", line 1\nKeyError: 1\n')),
+    ("I36", lambda h: h.logs.update(node0="Task exception was never retrieved\n")),
+    ("M1", _starts_twice),
+    ("J2", _fails_by_a_lost_node),
+    ("J2", lambda h: h.jobs[JOB].update(state="cancelled", cause="cancelled")),
+    ("C1", lambda h: h.leftovers["redis"]["states"].update({JOB: "STARTED"})),
+    ("C2", lambda h: h.client.append(op("result", "ok", JOB, "walk", outcome="failed"))),
+    ("C3", _chain_breaks),
+    ("S0", lambda h: h.leftovers["deaths"].append({"name": "node0", "status": 1})),
+]
+
+
+def test_a_good_history_passes():
+    verdict = judge(good())
+    assert (verdict.word, verdict.doubts) == ("pass", [])
+    assert not any(verdict.violations.values())
+    assert (verdict.facts["lost"], verdict.facts["doubled"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "spoil"), SPOILT)
+def test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name: str, spoil: Spoil):
+    history = good()
+    spoil(history)
+    verdict = judge(history)
+    assert verdict.word == "fail"
+    [found] = [violations for full, violations in verdict.violations.items() if full.split()[0] == name]
+    assert found, verdict.violations
+
+
+def test_every_invariant_is_tested():
+    assert {name.split()[0] for name in INVARIANTS} == {name for name, _ in SPOILT}
+
+
+def test_too_few_faults_that_struck_leave_it_unknown():
+    history = good()
+    history.run["planned"] = [{"kind": "kill_worker"}] * 2
+    history.nemesis.append(fault(1, "kill_worker", hit=False))
+    assert judge(history).word == "unknown"
+
+
+def test_a_fault_that_struck_while_nothing_ran_leaves_it_unknown():
+    history = good()
+    history.nemesis = [fault(0, "kill_worker", began_at=30.0, at=31.0)]
+    [doubt] = judge(history).doubts
+    assert "kill_worker never struck while" in doubt
+
+
+def test_lost_and_doubled_are_counted():
+    history = good()
+    history.jobs[JOB].update(state="running")
+    _complete_twice(history)
+    facts = judge(history).facts
+    assert (facts["lost"], facts["doubled"]) == (1, 1)
+
+
+def test_a_leader_that_was_replaced_may_end():
+    history = good()
+    history.leftovers["deaths"].append({"name": "scheduler0", "status": 1})
+    history.logs["scheduler0"] = (
+        'Traceback (most recent call last):\n  File "x.py", line 3, in y\n    z()\n\n'
+        "cyxwiz_tasks.errors.NotLeader: epoch 1 is over, epoch 2 leads: stop and stand by\n"
+    )
+    assert judge(history).word == "pass"
+
+
+def test_a_job_whose_process_was_killed_may_fail():
+    history = good()
+    history.jobs[JOB].update(state="failed", cause="crashed")
+    history.nemesis.append(fault(1, "kill_job", proof={"job": JOB, "attempt": 2, "pid": 101}))
+    assert not judge(history).violations["J2 each job ends as its code says"]
+
+
+def test_it_reads_the_files_of_a_run(tmp_path):
+    made = good()
+    (tmp_path / "logs").mkdir()
+    for name in ("client", "witness", "nemesis"):
+        lines = "".join(json.dumps(line) + "\n" for line in getattr(made, name))
+        (tmp_path / f"{name}.jsonl").write_text(lines + '{"cut": "of')
+    for name in ("run", "record", "leftovers"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(getattr(made, name)))
+    for name, text in made.logs.items():
+        (tmp_path / "logs" / f"{name}.log").write_text(text)
+    assert judge(read_history(tmp_path)).word == "pass"
