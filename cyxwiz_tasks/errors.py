@@ -91,5 +91,9 @@ class DataRefused(DataError):
     """The data set lies where jobs may not read: outside the node's data folders, or at a private address."""
 
 
+class CheckpointUnusable(CyxwizError):
+    """The newest checkpoint is whole, but this job cannot go on from it: submit it anew to start from the beginning."""
+
+
 class TrainingDiverged(CyxwizError):
     """The loss is no longer a finite number: try a lower learning rate, clip_norm=1.0, or precision="fp32"."""

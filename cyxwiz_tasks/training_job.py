@@ -34,6 +34,8 @@ _EXAMPLES = {
     "warmup": "warmup=0.1, the share of all steps",
     "clip_norm": "clip_norm=1.0",
     "max_steps": "max_steps=1000",
+    "checkpoint_steps": "checkpoint_steps=500",
+    "checkpoint_seconds": "checkpoint_seconds=60",
     "model_options": 'model_options={"hidden": [128, 64]}',
     "dataset_options": 'dataset_options={"label": "species"}',
 }
@@ -81,6 +83,11 @@ class TrainingJob(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     #: Stop after so many optimizer steps, over all epochs.
     max_steps: Annotated[int, Field(gt=0)] | None = None
+    #: Save so many optimizer steps after the last checkpoint.
+    checkpoint_steps: Annotated[int, Field(gt=0)] | None = None
+    #: Save so many seconds after the last checkpoint. None without `checkpoint_steps` is 60, or more where saving
+    #: would take over 0.5 % of the time.
+    checkpoint_seconds: Annotated[float, Field(ge=0)] | None = None
     #: The least time between two reports of steps; epochs are always reported. Reading the loss waits for the GPU.
     report_every_seconds: Annotated[float, Field(ge=0)] = 0.1
 

@@ -91,9 +91,13 @@ class Node:
         submitted = [header.path] if header.path and self.paths.trust_submitters else []
         return [*submitted, *self.paths.data]
 
-    def artifacts_path(self, job_id: str) -> Path:
-        """The folder of one job's artifacts, which its process makes."""
-        return self.settings.home / "artifacts" / job_id
+    def artifacts_path(self, assignment: Assignment) -> Path:
+        """The folder of one attempt's artifacts, which its process makes. No other attempt writes there."""
+        return self.settings.home / "artifacts" / assignment.job / f"attempt-{assignment.attempt}"
+
+    def checkpoints_path(self, job_id: str) -> Path:
+        """The folder of one job's checkpoints, over all its attempts."""
+        return self.settings.home / "artifacts" / job_id / "checkpoints"
 
     def show_progress(self, job_id: str, text: str) -> None:
         """A line in Flower beside a running job. Never raises: nobody's job depends on it."""

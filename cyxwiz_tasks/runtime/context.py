@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cyxwiz_tasks.checkpoints.checkpoints import Checkpoints
 from cyxwiz_tasks.runtime.pipe import Pipe
 
 #: A report is for numbers; what is larger belongs into a file in `ctx.artifacts`.
@@ -30,6 +31,8 @@ class JobContext:
         device: str,
         threads: int,
         artifacts: Path,
+        checkpoints: Path,
+        token: int,
         cache: Path,
         data_roots: tuple[Path, ...],
     ) -> None:
@@ -45,8 +48,9 @@ class JobContext:
         self.device = device
         #: CPU threads that this job may use
         self.threads = threads
-        #: the job's own folder for what it leaves behind; it exists
+        #: this attempt's own folder for what the job leaves behind; it exists
         self.artifacts = artifacts
+        self._checkpoints = Checkpoints(checkpoints, token, self.log)
         #: a folder that all jobs of this node share, for data sets
         self.cache = cache
         #: the folders below which local data sets may lie
@@ -68,9 +72,40 @@ class JobContext:
         process that the job forked.
         """
         frame = progress_frame(values)
-        if os.getpid() != self._pid:
-            raise RuntimeError("ctx.report works in the job's own process only: pass the values back to it")
+        self._must_be_the_jobs_process("ctx.report")
         self._pipe.send_encoded(frame)
+
+    def checkpoint(self, *, step: int, **state: Any) -> bool:
+        """Save where the job is: tensors, state_dicts, numbers, texts, and containers of them.
+
+        Returns False, and says so in the log and as a report, where it could not be written (a full disk, say): what
+        was saved before is still there, and the job should go on. Raises TypeError that names what cannot be saved,
+        and RuntimeError in a process that the job forked.
+        """
+        self._must_be_the_jobs_process("ctx.checkpoint")
+        began = time.monotonic()
+        try:
+            made = self._checkpoints.save(step, state)
+        except OSError as error:
+            self.log(not_saved(step, error))
+            self.report(step=step, checkpoint_error=str(error))
+            self._pipe.send({"kind": "checkpoint", "step": step, "error": str(error)})
+            return False
+        seconds = time.monotonic() - began
+        self._pipe.send({"kind": "checkpoint", "step": step, "folder": str(made.folder), "seconds": seconds})
+        return True
+
+    def restore(self) -> dict[str, Any] | None:
+        """What `checkpoint` saved last, on whatever node: `step` and the state by its names, tensors on the CPU.
+
+        None if nothing was saved. A checkpoint that is damaged is passed over for the one before it, with a line in
+        the log. Raises CheckpointUnusable for one that this node's version of torch cannot read.
+        """
+        return self._checkpoints.load()
+
+    def _must_be_the_jobs_process(self, call: str) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"{call} works in the job's own process only: pass the values back to it")
 
     def log(self, *values: Any) -> None:
         """A line in the job's log; `print` does the same."""
@@ -99,9 +134,31 @@ class LocalContext:
         if self.on_report is not None:
             self.on_report(sent)
 
+    def checkpoint(self, *, step: int, **state: Any) -> bool:
+        """Save into `checkpoints` below the artifacts. Returns and raises what `JobContext.checkpoint` does."""
+        try:
+            self._checkpoints.save(step, state)
+        except OSError as error:
+            self.log(not_saved(step, error))
+            return False
+        return True
+
+    def restore(self) -> dict[str, Any] | None:
+        """What `checkpoint` saved last into these artifacts, or None."""
+        return self._checkpoints.load()
+
     def log(self, *values: Any) -> None:
         """A line on standard output."""
         print(*values, flush=True)  # noqa: T201
+
+    @property
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.artifacts / "checkpoints", self.attempt, self.log)
+
+
+def not_saved(step: int, error: OSError) -> str:
+    """The line in the log for a checkpoint that could not be written."""
+    return f"checkpoint of step {step} not saved ({error}); the one before it is kept, and the job goes on"
 
 
 def progress_frame(values: dict[str, Any]) -> bytes:

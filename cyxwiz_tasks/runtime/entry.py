@@ -93,6 +93,8 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
         device=job["device"],
         threads=job["threads"],
         artifacts=Path(job["artifacts"]),
+        checkpoints=Path(job["checkpoints"]),
+        token=job["token"],
         cache=Path(job["cache"]),
         data_roots=tuple(map(Path, job["data_roots"])),
     )

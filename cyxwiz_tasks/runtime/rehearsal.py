@@ -41,7 +41,7 @@ def rehearse(
 
 
 def _frame(folder: str) -> Frame:
-    folders = dict.fromkeys(("folder", "artifacts", "cache"), folder)
+    folders = dict.fromkeys(("folder", "artifacts", "checkpoints", "cache"), folder)
     return folders | {
         "kind": "run",
         "task": _TASK,
@@ -50,6 +50,7 @@ def _frame(folder: str) -> Frame:
         "node": "",
         "job": "",
         "attempt": 1,
+        "token": 0,
         "device": "cpu",
         "gpus": [],
         "threads": 1,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob
-from cyxwiz_tasks.training.context import LocalContext
+from cyxwiz_tasks.runtime.context import LocalContext
 from cyxwiz_tasks.training_job import TrainingJob
 
 _JSON_FIELDS = ("model_options", "dataset_options")
@@ -38,7 +38,8 @@ def main(device: str, threads: int, artifacts: Path | None, **fields: Any) -> No
     from cyxwiz_tasks.training.loop import train
 
     given = {name: value for name, value in fields.items() if value is not None}
-    ctx = LocalContext(device=device, threads=threads, data_roots=(Path.cwd(),), on_report=_show)
+    cache = Path.home() / ".cache" / "cyxwiz"
+    ctx = LocalContext(device=device, threads=threads, cache=cache, on_report=_show)
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)
         ctx.artifacts = artifacts

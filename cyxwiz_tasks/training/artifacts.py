@@ -5,10 +5,10 @@ Each file is written under a temporary name, synced and renamed; whoever sees a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from cyxwiz_tasks.checkpoints.durable import write_whole
+from cyxwiz_tasks.checkpoints.manifest import describe
 from cyxwiz_tasks.training.context import TrainingContext
 from cyxwiz_tasks.training.datasets import Dataset
 from cyxwiz_tasks.training_job import TrainingJob
@@ -24,6 +26,8 @@ from cyxwiz_tasks.training_job import TrainingJob
 MODEL = "model.safetensors"
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
+#: A checkpoint carries the history so far; beyond this, every other report of a step is left out of it.
+_HISTORY_CHARACTERS = 8 * 2**20
 
 
 class MetricsLog:
@@ -35,7 +39,7 @@ class MetricsLog:
 
     def __enter__(self) -> Self:
         # Buffered by line: what a killed job reported can still be read.
-        self._handle = self._path.open("a", buffering=1, encoding="utf-8")
+        self._handle = self._path.open("w+", buffering=1, encoding="utf-8")
         return self
 
     def __exit__(
@@ -46,8 +50,23 @@ class MetricsLog:
         self._handle.close()
 
     def report(self, **values: Any) -> None:
-        self._handle.write(json.dumps(values, allow_nan=False) + "\n")
+        with suppress(OSError):  # a full disk: kept in memory and tried again with the next line
+            self._handle.write(json.dumps(values, allow_nan=False) + "\n")
         self._ctx.report(**values)
+
+    def history(self) -> str:
+        """All lines so far; of a very long training, all epochs' and so many steps' that it stays a few MB."""
+        self._handle.seek(0)
+        lines = self._handle.readlines()
+        while sum(map(len, lines)) > _HISTORY_CHARACTERS and (thinned := _every_other_step(lines)) != lines:
+            lines = thinned
+        return "".join(lines)
+
+    def replace(self, history: str) -> None:
+        """Begin with what an earlier attempt has reported."""
+        self._handle.seek(0)
+        self._handle.truncate()
+        self._handle.write(history)
 
 
 def write_artifacts(
@@ -56,7 +75,7 @@ def write_artifacts(
     """Write weights and manifest; return the path of each file by its name without suffix."""
     # save_model stores tensors that share memory once; its bytes depend on the weights alone, so they hash stably.
     write_whole(folder / MODEL, lambda path: save_model(model, str(path)))
-    files = {name: _describe(folder / name) for name in (MODEL, METRICS)}
+    files = {name: describe(folder / name).model_dump() for name in (MODEL, METRICS)}
     manifest = {
         "files": files,
         "job": job.model_dump(mode="json"),
@@ -75,26 +94,5 @@ def write_artifacts(
     return {Path(name).stem: str(folder / name) for name in (MODEL, METRICS, MANIFEST)}
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file, sync it, and give it the name `path`: never half a file under that name."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        write(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as handle:
-        return {"size_bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+def _every_other_step(lines: list[str]) -> list[str]:
+    return [line for number, line in enumerate(lines) if number % 2 or '"val_loss"' in line]

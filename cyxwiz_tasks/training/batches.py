@@ -68,6 +68,8 @@ class Batches:
             batch_sampler=(order[first : first + batch_size].tolist() for first in range(0, len(order), batch_size)),
             collate_fn=_unchanged,
             num_workers=self._readers,
+            # Each start of a loader draws a number: from the global generator, a resumed training would draw one more.
+            generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
         for inputs, targets in loader:

@@ -1,10 +1,7 @@
-"""What the training needs from where it runs, and a context for a plain script that has no service at all."""
+"""What the training needs from where it runs."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,21 +36,8 @@ class TrainingContext(Protocol):
     def report(self, **values: Any) -> None:
         """Publish progress: JSON scalars. Costs microseconds."""
 
+    def checkpoint(self, *, step: int, **state: Any) -> bool:
+        """Save where the training is; returns whether that was possible."""
 
-@dataclass
-class LocalContext:
-    """Runs the same loop as a plain script, without any service. Reports are collected, and passed to `on_report`."""
-
-    device: str = "cpu"
-    artifacts: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cyxwiz-artifacts-")))
-    cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "cyxwiz")
-    data_roots: tuple[Path, ...] = ()
-    threads: int = 1
-    should_stop: bool = False
-    on_report: Callable[[dict[str, Any]], None] | None = None
-    reports: list[dict[str, Any]] = field(default_factory=list)
-
-    def report(self, **values: Any) -> None:
-        self.reports.append(values)
-        if self.on_report is not None:
-            self.on_report(values)
+    def restore(self) -> dict[str, Any] | None:
+        """What was saved last, if anything was."""

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from cyxwiz_tasks.errors import TrainingDiverged
 from cyxwiz_tasks.training.artifacts import MetricsLog, write_artifacts
 from cyxwiz_tasks.training.batches import Batches
+from cyxwiz_tasks.training.checkpointing import TrainingCheckpoints
 from cyxwiz_tasks.training.context import TrainingContext
 from cyxwiz_tasks.training.datasets import Dataset, Part, epoch_order, load_dataset
 from cyxwiz_tasks.training.optimizers import autocast_for, choose_precision
@@ -30,10 +31,11 @@ _QUALITY = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
-    """Train, write the artifacts, and return {"metrics", "artifacts", "stopped"}.
+    """Train, write the artifacts, and return {"metrics", "artifacts", "stopped"}. Goes on from a checkpoint, if any.
 
     `stopped` is None after all epochs, else "early_stopping", "max_steps" or "stop_requested".
-    Raises InvalidJob or DataError when model and data cannot be used as asked, TrainingDiverged for a loss of NaN.
+    Raises InvalidJob or DataError when model and data cannot be used as asked, TrainingDiverged for a loss of NaN,
+    CheckpointUnusable when the checkpoint is not one of this job.
     """
     started = time.monotonic()
     torch.set_num_threads(ctx.threads)
@@ -43,7 +45,9 @@ def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
         channels_last = _wants_channels_last(job, dataset, device)
         batches = Batches(dataset, device, threads=ctx.threads, channels_last=channels_last)
         state = TrainingState.start(job, dataset, device, channels_last=channels_last)
-        stopped = fit(job, ctx, state, batches, log)
+        checkpoints = TrainingCheckpoints(job, ctx, state, log)
+        checkpoints.resume()
+        stopped = fit(job, ctx, state, batches, log, checkpoints)
         if state.best.weights is not None:
             state.model.load_state_dict(state.best.weights)
         metrics = _totals(state, started)
@@ -53,11 +57,19 @@ def train(job: TrainingJob, ctx: TrainingContext) -> dict[str, Any]:
     return result | {"artifacts": write_artifacts(ctx.artifacts, job, dataset, state.model, result)}
 
 
-def fit(job: TrainingJob, ctx: TrainingContext, state: TrainingState, batches: Batches, log: MetricsLog) -> str | None:
+def fit(
+    job: TrainingJob,
+    ctx: TrainingContext,
+    state: TrainingState,
+    batches: Batches,
+    log: MetricsLog,
+    checkpoints: TrainingCheckpoints,
+) -> str | None:
     """Train from where `state` is to the end of the last epoch; return why it stopped sooner, or None."""
     while state.epoch < job.epochs:
-        stopped = train_epoch(job, ctx, state, batches, log)
+        stopped = train_epoch(job, ctx, state, batches, log, checkpoints)
         if stopped == "stop_requested":
+            checkpoints.save()
             return stopped
         values = _progress(job, state)
         held_out = batches.dataset.validation
@@ -72,11 +84,18 @@ def fit(job: TrainingJob, ctx: TrainingContext, state: TrainingState, batches: B
             return "early_stopping" if state.epoch < job.epochs else None
         if stopped is not None:
             return stopped
+        # Only now: a training that has come to its end would not see that again.
+        checkpoints.save_if_due()
     return None
 
 
 def train_epoch(
-    job: TrainingJob, ctx: TrainingContext, state: TrainingState, batches: Batches, log: MetricsLog
+    job: TrainingJob,
+    ctx: TrainingContext,
+    state: TrainingState,
+    batches: Batches,
+    log: MetricsLog,
+    checkpoints: TrainingCheckpoints,
 ) -> str | None:
     """The optimizer steps of one epoch, from `state.position` on."""
     part = batches.dataset.train
@@ -112,6 +131,7 @@ def train_epoch(
         if state.step == job.max_steps:
             stopped = "max_steps"
             break
+        checkpoints.save_if_due()
     state.loss_sum.item()  # Waits for the GPU, so that the time of steps that were only queued counts as well.
     state.training_seconds += time.monotonic() - counted_to
     return stopped

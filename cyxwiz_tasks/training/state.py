@@ -101,9 +101,14 @@ class TrainingState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken."""
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        # A GPU's optimizer is fused and a CPU's is not: what this device has stays.
+        fused = self.optimizer.param_groups[0]["fused"]
+        groups = [group | {"fused": fused} for group in saved["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
         self.schedule.load_state_dict(saved["schedule"])
-        self.scaler.load_state_dict(saved["scaler"])
+        # Empty where the precision needed none: then this one starts as a new one does.
+        if saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
         restore_generators(saved["generators"], self.device)
         self.loss_sum.copy_(saved["loss_sum"])
         self.correct.copy_(saved["correct"])

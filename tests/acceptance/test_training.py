@@ -24,7 +24,7 @@ def test_a_model_trains_and_everything_about_it_is_kept(laboratory):
     assert epochs[-1] == 12
     assert {"state", "progress", "end"} == {update.kind for update in updates}
 
-    folder = Path(laboratory.home) / "artifacts" / handle.id
+    folder = Path(laboratory.home) / "artifacts" / handle.id / "attempt-1"
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]

@@ -84,7 +84,7 @@ def test_the_job_knows_where_it_runs_and_its_environment_holds_no_secrets(node, 
     assert first["pid"] != second["pid"]
     assert (first["device"], first["visible"], first["attempt"], first["torch"]) == ("cpu", "", 1, True)
     assert first["path"] == str(NODE_CODE)
-    assert Path(first["artifacts"]) == node.home / "artifacts" / first["job"]
+    assert Path(first["artifacts"]) == node.home / "artifacts" / first["job"] / "attempt-1"
     everything = json.dumps(first)
     for secret in ("opensesame", "canary-1", "CYXWIZ_", "SOME_API_TOKEN", *scheduler.secrets):
         assert secret not in everything

@@ -15,7 +15,7 @@ from cyxwiz_tasks.runtime.pipe import Pipe
 
 
 @pytest.fixture
-def there() -> Iterator[tuple[JobContext, Pipe]]:
+def there(tmp_path: Path) -> Iterator[tuple[JobContext, Pipe]]:
     ours, theirs = socket.socketpair()
     pipe, agent = Pipe(ours.detach()), Pipe(theirs.detach())
     here = Path()
@@ -27,6 +27,8 @@ def there() -> Iterator[tuple[JobContext, Pipe]]:
             device="cpu",
             threads=1,
             artifacts=here,
+            checkpoints=tmp_path,
+            token=3,
             cache=here,
             data_roots=(),
         ),
@@ -109,3 +111,30 @@ def test_a_local_context_keeps_reports_as_a_node_would_send_them(capsys):
     assert seen == context.reports == [{"step": 1, "loss": "nan"}]
     assert capsys.readouterr().out == "a line\n"
     assert context.artifacts.is_dir()
+
+
+def test_a_checkpoint_is_saved_below_the_attempts_token_told_to_the_agent_and_restored(there, tmp_path, capsys):
+    context, agent = there
+    assert context.restore() is None
+    assert context.checkpoint(step=40, rate=0.5) is True
+    told = agent.receive()
+    assert (told["kind"], told["step"], told["folder"]) == ("checkpoint", 40, str(tmp_path / "3" / "000001"))
+    assert context.restore() == {"step": 40, "rate": 0.5}
+    assert "resumes from checkpoint 3/1, step 40" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_everywhere_and_is_no_error(there, tmp_path, capsys):
+    context, agent = there
+    (tmp_path / "3").write_text("a file in the way")
+    assert context.checkpoint(step=7, rate=0.5) is False
+    assert "checkpoint of step 7 not saved" in capsys.readouterr().out
+    report, told = agent.receive(), agent.receive()
+    assert (report["kind"], report["values"]["step"]) == ("progress", 7)
+    assert report["values"]["checkpoint_error"] == told["error"]
+
+
+def test_a_forked_child_cannot_save_a_checkpoint(there):
+    context, _ = there
+    context._pid += 1
+    with pytest.raises(RuntimeError, match=r"ctx\.checkpoint works in the job's own process"):
+        context.checkpoint(step=1)

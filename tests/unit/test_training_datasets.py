@@ -9,7 +9,7 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from cyxwiz_tasks.errors import DataError, DataRefused, InvalidJob
-from cyxwiz_tasks.training.context import LocalContext
+from cyxwiz_tasks.runtime.context import LocalContext
 from cyxwiz_tasks.training.datasets import epoch_order, load_dataset, split_rows
 from cyxwiz_tasks.training.loop import train
 from cyxwiz_tasks.training.rows import Moments

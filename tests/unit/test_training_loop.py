@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from cyxwiz_tasks.errors import InvalidJob, TrainingDiverged
+from cyxwiz_tasks.runtime.context import LocalContext
 from cyxwiz_tasks.training.artifacts import MetricsLog
 from cyxwiz_tasks.training.batches import Batches
-from cyxwiz_tasks.training.context import LocalContext
+from cyxwiz_tasks.training.checkpointing import TrainingCheckpoints
 from cyxwiz_tasks.training.datasets import load_dataset
 from cyxwiz_tasks.training.loop import fit, train
 from cyxwiz_tasks.training.reproducibility import reproducible
@@ -111,7 +112,8 @@ def test_a_saved_state_goes_on_to_the_same_bits(tmp_path, cache, optimizer):
             state = TrainingState.start(job, dataset, CPU, channels_last=False)
             if saved is not None:
                 state.load_state_dict(saved)
-            stopped = fit(job, ctx, state, Batches(dataset, CPU, threads=1, channels_last=False), log)
+            batches = Batches(dataset, CPU, threads=1, channels_last=False)
+            stopped = fit(job, ctx, state, batches, log, TrainingCheckpoints(job, ctx, state, log))
         return state, stopped
 
     whole, _ = start(LocalContext(artifacts=tmp_path, cache=cache))
