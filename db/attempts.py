@@ -387,9 +387,11 @@ class Live:
     #: what replaces fields of its resources
     learned: dict[str, Any] | None
     cancel_requested: bool
-    #: how long ago it was assigned, and how long its lease still holds, by the database's clock
+    #: how long ago it was assigned, how long its lease still holds, and what is left until the job's deadline, by the
+    #: database's clock
     age_seconds: float
     lease_left_seconds: float
+    deadline_in_seconds: float | None
 
 
 _LIVE = text(
@@ -398,7 +400,8 @@ _LIVE = text(
         gpu_memory_bytes, cpus, ram_bytes, attempts.state, task, name, owner, project, priority, seq, resources, shape,
         learned, cancel_requested_at IS NOT NULL AS cancel_requested,
         extract(epoch FROM statement_timestamp() - attempts.assigned_at)::float8 AS age_seconds,
-        extract(epoch FROM lease_until - statement_timestamp())::float8 AS lease_left_seconds
+        extract(epoch FROM lease_until - statement_timestamp())::float8 AS lease_left_seconds,
+        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds
     FROM attempts JOIN jobs ON jobs.id = job_id
     WHERE attempts.state IN ('assigned', 'running') ORDER BY token"""
 )

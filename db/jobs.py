@@ -140,6 +140,7 @@ class Waiting(NamedTuple):
     waited_seconds: float
     starts_in_seconds: float | None
     expires_in_seconds: float | None
+    deadline_in_seconds: float | None
     #: one of Cause: why it came back to the queue
     cause: str | None
 
@@ -260,7 +261,8 @@ _WAITING = text(
     SELECT id::text AS id, seq, task, name, owner, project, priority, resources, shape, learned, attempts,
         extract(epoch FROM statement_timestamp() - accepted_at)::float8 AS waited_seconds,
         extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
-        extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds, cause
+        extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds,
+        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, cause
     FROM jobs WHERE state = 'pending' AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(CAST(:ids AS uuid[])))
     ORDER BY priority DESC, seq"""
 ).execution_options(yield_per=_STREAM_ROWS)
@@ -352,6 +354,8 @@ def release(tx: Connection, epoch: int, ids: Sequence[str]) -> list[str]:
     return _move_waiting(tx, epoch, ids, JobState.PENDING, None, None, "client")
 
 
+EXPIRED_MESSAGE = "it did not start in time (`expires`, `start_by`): submit it again, with more time"
+
 _EXPIRED = text(
     """
     SELECT id FROM jobs WHERE state = 'pending' AND expires_at <= statement_timestamp() AND first_started_at IS NULL
@@ -360,12 +364,11 @@ _EXPIRED = text(
 
 
 def expire(tx: Connection, epoch: int, limit: int = 1000) -> list[str]:
-    """Cancel up to `limit` pending jobs that waited past their `expires`; their ids."""
+    """Cancel up to `limit` pending jobs that did not start by their `expires` or `start_by`; their ids."""
     ids = [str(row[0]) for row in tx.execute(_EXPIRED, {"limit": limit})]
     if not ids:
         return []
-    message = "waited past its `expires`: submit it again, with a later one"
-    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, Cause.EXPIRED, message, "scheduler")
+    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, Cause.EXPIRED, EXPIRED_MESSAGE, "scheduler")
 
 
 _REQUEST_CANCEL = text(

@@ -95,8 +95,8 @@ def _state_now(turn: Turn, answer: Accepted) -> JobState:
 def _let_wait(turn: Turn, submission: Submission) -> None:
     arrival, answer = submission.arrival, submission.answer
     turn.messages[arrival.id] = StoredMessage(arrival.headers, arrival.body, arrival.properties)
-    still_valid = arrival.expires_at is None or turn.memory.expect_expiry(arrival.expires_at)
-    if still_valid:
+    turn.memory.deadlines.expect(arrival.id, arrival.header.deadline_seconds)
+    if turn.memory.expect_expiry(arrival.expires_at, arrival.header.start_by_seconds):
         waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
         turn.memory.wait_until(waiting, arrival.not_before)
 

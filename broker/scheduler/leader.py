@@ -29,7 +29,9 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
+from broker.scheduler.duties.overdue_jobs import OverdueJobs
 from broker.scheduler.duties.processing_lists import ProcessingLists
+from broker.scheduler.duties.quarantine import Quarantine
 from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
 from broker.scheduler.duties.unstarted import Unstarted
@@ -56,10 +58,12 @@ log = logging.getLogger(__name__)
 DUTIES: tuple[type[Duty], ...] = (
     LateNodes,
     ExpiredJobs,
+    OverdueJobs,
     ProcessingLists,
     Unstarted,
     Leases,
     Drains,
+    Quarantine,
     Reconcile,
     Untold,
     Readings,

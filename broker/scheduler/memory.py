@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
@@ -65,6 +66,7 @@ class Memory:
         self.delayed: dict[str, Waiting] = {}
         self._due: list[tuple[float, str]] = []
         self._expiries: list[float] = []
+        self.deadlines = Deadlines()
 
     def load(self, tx: Connection, still_here: Callable[[], None] = lambda: None) -> None:
         """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly.
@@ -93,6 +95,7 @@ class Memory:
             self.wait(waiting_job(job), now + job.starts_in_seconds if job.starts_in_seconds else None)
             if job.expires_in_seconds is not None:
                 heappush(self._expiries, now + job.expires_in_seconds)
+            self.deadlines.expect(job.id, job.deadline_in_seconds)
 
     def _restore(self, attempt: attempts.Live) -> None:
         resources = tightened(Resources.parse(attempt.resources), attempt.learned)
@@ -112,6 +115,7 @@ class Memory:
             published_at=-math.inf,
             cancel_asked=attempt.cancel_requested,
         )
+        self.deadlines.expect(attempt.job_id, attempt.deadline_in_seconds)
         if attempt.node_id in self.cluster:
             self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
 
@@ -130,10 +134,13 @@ class Memory:
         left_seconds = not_before.timestamp() - time.time() if not_before is not None else 0.0
         self.wait(waiting, time.monotonic() + left_seconds)
 
-    def expect_expiry(self, expires_at: datetime) -> bool:
-        """Wake up when a job expires. Returns whether that is still to come."""
-        left_seconds = expires_at.timestamp() - time.time()
-        heappush(self._expiries, time.monotonic() + left_seconds)
+    def expect_expiry(self, expires_at: datetime | None, start_by_seconds: float | None) -> bool:
+        """Wake up when a job that was just accepted expires, if ever. Returns whether that is still to come."""
+        left_seconds = start_by_seconds if start_by_seconds is not None else math.inf
+        if expires_at is not None:
+            left_seconds = min(left_seconds, expires_at.timestamp() - time.time())
+        if left_seconds < math.inf:
+            heappush(self._expiries, time.monotonic() + left_seconds)
         return left_seconds > 0
 
     def admit_due(self) -> int:
@@ -155,8 +162,9 @@ class Memory:
         return found
 
     def next_moment(self) -> float | None:
-        """When (monotonic) the next delayed job is due or the next waiting one expires."""
-        return min([*(moment for moment, _ in self._due[:1]), *self._expiries[:1]], default=None)
+        """When (monotonic) the next delayed job is due, or the next one expires or has its deadline."""
+        moments = [*(moment for moment, _ in self._due[:1]), *self._expiries[:1], self.deadlines.next_moment]
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def stop_waiting(self, job_id: str) -> bool:
         """A job waits no longer. False: it did not."""

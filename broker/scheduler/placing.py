@@ -52,6 +52,7 @@ def publish(turn: Turn, job_id: str, live: Live) -> None:
         incarnation=live.incarnation,
         gpus=live.gpus,
         epoch=turn.epoch,
+        deadline_seconds=turn.memory.deadlines.left_seconds(job_id),
     )
     text = for_node(message.headers, message.body, message.properties, assignment, live.publications)
     turn.outbox.to_node(live.node_id, text)

@@ -23,6 +23,7 @@ def release(turn: Turn, job_id: str) -> None:
         raise InvalidJob("id", f"job {job_id} is {page['state']}, not held", "Only a held job can be released")
     for job in jobs.waiting(turn.tx, [job_id]):
         turn.memory.wait(waiting_job(job))
+        turn.memory.deadlines.expect(job_id, job.deadline_in_seconds)
     say_again(turn, job_id, "released", None)
     turn.counts["released"] += 1
     log.info(line("job_released", job=job_id))

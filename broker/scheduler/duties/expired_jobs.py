@@ -1,4 +1,4 @@
-"""Jobs that waited past their `expires` end. (Those that wait for their time are admitted by the loop itself.)"""
+"""Jobs that did not start in time end. (Those that wait for their time are admitted by the loop itself.)"""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import finish
 from cyxwiz_tasks.states import Cause, JobState
 from db import jobs
-
-_MESSAGE = "waited past its `expires`: submit it again, with a later one"
+from db.jobs import EXPIRED_MESSAGE
 
 
 class ExpiredJobs(Duty):
@@ -23,5 +22,5 @@ class ExpiredJobs(Duty):
             expired = jobs.expire(turn.tx, turn.epoch)
             for job_id in expired:
                 memory.stop_waiting(job_id)
-                finish(turn, job_id, JobState.CANCELLED, Cause.EXPIRED, _MESSAGE)
+                finish(turn, job_id, JobState.CANCELLED, Cause.EXPIRED, EXPIRED_MESSAGE)
         return {"expired": len(expired)}

@@ -254,6 +254,7 @@ def _live(tx: Tx, row: AttemptRow) -> Live:
         job.cancel_requested_at is not None,
         tx.now - row.assigned_at,
         row.lease_until - tx.now,
+        job.deadline_at - tx.now if job.deadline_at is not None else None,
     )
 
 

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, Cause, JobState
-from db.jobs import Accepted, CancelOutcome, NewJob, StoredMessage, Waiting
+from db.jobs import EXPIRED_MESSAGE, Accepted, CancelOutcome, NewJob, StoredMessage, Waiting
 from db.moves import sources, waiting_sources
 from db.reports import known_id
 from tests.simulation.memory_db.tables import JobRow, Tx
-
-_EXPIRED = "waited past its `expires`: submit it again, with a later one"
 
 
 def accept(tx: Tx, epoch: int, jobs: Sequence[NewJob]) -> list[Accepted]:
@@ -74,6 +72,7 @@ def waiting(tx: Tx, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
             tx.now - row.accepted_at,
             row.not_before - tx.now if row.not_before is not None else None,
             row.expires_at - tx.now if row.expires_at is not None else None,
+            row.deadline_at - tx.now if row.deadline_at is not None else None,
             row.cause,
         )
 
@@ -138,7 +137,7 @@ def expire(tx: Tx, epoch: int, limit: int = 1000) -> list[str]:
         if row.expires_at is not None and row.expires_at <= tx.now and row.first_started_at is None
     ]
     ids = [row.id for row in sorted(rows, key=lambda row: row.expires_at or 0.0)[:limit]]
-    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, Cause.EXPIRED, _EXPIRED, "scheduler")
+    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, Cause.EXPIRED, EXPIRED_MESSAGE, "scheduler")
 
 
 def request_cancel(tx: Tx, epoch: int, job_id: str, reason: str = "") -> CancelOutcome | None:

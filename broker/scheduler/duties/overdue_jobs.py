@@ -1,0 +1,44 @@
+"""Jobs past their deadline: those that wait fail at once, those that run are ended by their node.
+
+The node knows the deadline and reports so. One that does not, because it is cut off or hangs, is told to stop, and its
+attempt is taken back.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from broker.scheduler.duties.duty import Duty
+from broker.scheduler.ending import finish, lose
+from cyxwiz_tasks.states import Cause, JobState
+from db import jobs
+
+_MESSAGE = "it did not end by its deadline: submit it again, with a later one"
+#: beyond the grace period in which a job may stop by itself, what its node needs to end it and to say so
+_PATIENCE_SECONDS = 5.0
+
+
+class OverdueJobs(Duty):
+    every_seconds: ClassVar[float] = 0.25
+
+    def run_once(self) -> dict[str, int]:
+        memory, settings = self.leader.memory, self.leader.settings
+        overdue = memory.deadlines.look()
+        if not overdue:
+            return {}
+        gone_before = time.monotonic() - settings.stop_grace_seconds - _PATIENCE_SECONDS
+        waiting = [job_id for job_id in overdue if job_id not in memory.live]
+        stuck = [job_id for job_id, moment in overdue.items() if job_id in memory.live and moment < gone_before]
+        if not waiting and not stuck:
+            return {}
+        with self.leader.turn() as turn:
+            failed = jobs.fail_waiting(turn.tx, turn.epoch, waiting, Cause.DEADLINE, _MESSAGE)
+            for job_id in failed:
+                memory.stop_waiting(job_id)
+                finish(turn, job_id, JobState.FAILED, Cause.DEADLINE, _MESSAGE)
+            for job_id in waiting:
+                # One that is held is for a person to judge: it fails when it is released.
+                memory.deadlines.forget(job_id)
+            taken = lose(turn, stuck, Cause.DEADLINE, _MESSAGE, stop=True)
+        return {"failed": len(failed), "taken_back": taken}

@@ -1,0 +1,114 @@
+"""Jobs that must have started, or ended, by some time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from cyxwiz_tasks.errors import JobCancelled, JobFailed
+from tests.integration.waiting import until
+
+
+def test_a_job_that_waits_past_its_deadline_fails(plane):
+    with plane.scheduler():
+        began = time.monotonic()
+        handle = plane.client.submit(plane.signature(1), deadline=0.5)
+        with pytest.raises(JobFailed, match="deadline") as raised:
+            handle.result(timeout=5)
+        assert 0.5 <= time.monotonic() - began < 2.5
+        assert raised.value.cause == "deadline"
+        assert plane.causes(handle.id) == [("pending", None), ("failed", "deadline")]
+        node = plane.node()
+        other = plane.submit()
+        assert node.take()[0].job == other
+
+
+def test_a_node_is_told_what_is_left_until_the_deadline_and_ends_the_job(plane):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit(deadline=3600, max_retries=5)
+        assignment, _ = node.take()
+        assert 3500 < assignment.deadline_seconds <= 3600
+        node.start(assignment)
+        reply = node.end(assignment, "failed", cause="deadline", message="it did not end by its deadline")
+        assert reply.final
+        assert (plane.job(job_id)["state"], plane.job(job_id)["cause"]) == ("failed", "deadline")
+        plane.submit(2)
+        assert node.take()[0].deadline_seconds is None
+
+
+@pytest.mark.parametrize("leaders", [1, 2])
+def test_a_node_that_does_not_end_an_overdue_job_loses_it(plane, monkeypatch, leaders):
+    monkeypatch.setattr("broker.scheduler.duties.overdue_jobs._PATIENCE_SECONDS", -1.5)
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit(deadline=1.0)
+        assignment, _ = node.take()
+        node.start(assignment)
+        plane.wait_for(job_id, "running")
+        if leaders == 1:
+            ended_by_the_scheduler(plane, node, assignment)
+    if leaders == 2:
+        with plane.scheduler():
+            ended_by_the_scheduler(plane, node, assignment)
+
+
+def ended_by_the_scheduler(plane, node, assignment):
+    job = plane.wait_for(assignment.job, "failed")
+    assert (job["cause"], job["attempt_list"][0]["state"]) == ("deadline", "failed")
+    until(lambda: plane.celery_state(assignment.job) == "FAILURE")
+    stop = node.told()
+    assert (stop.kind, stop.token, stop.grace_seconds) == ("stop", assignment.token, 0)
+    assert not node.end(assignment, result="too late").committed
+
+
+def test_an_overdue_job_that_comes_back_to_the_queue_fails(plane):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit(deadline=0.8)
+        assignment, _ = node.take()
+        node.start(assignment)
+        node.leave()
+        job = plane.wait_for(job_id, "failed")
+        assert job["cause"] == "deadline"
+
+
+def test_a_held_job_fails_when_it_is_released_past_its_deadline(plane):
+    from db import jobs
+
+    with plane.scheduler():
+        job_id = plane.submit(deadline=0.6)
+        with plane.engine.begin() as tx:
+            jobs.hold(tx, 1, [job_id], "crashed", "for this test")
+        other = plane.submit(2, deadline=0.6)
+        plane.wait_for(other, "failed")
+        assert plane.job(job_id)["state"] == "held"
+        plane.client.release(job_id)
+        assert plane.wait_for(job_id, "failed")["cause"] == "deadline"
+
+
+def test_a_job_that_does_not_start_by_its_time_is_cancelled(plane):
+    with plane.scheduler():
+        handle = plane.client.submit(plane.signature(1), start_by=0.5)
+        with pytest.raises(JobCancelled, match="start_by"):
+            handle.result(timeout=5)
+        assert plane.job(handle.id)["cause"] == "expired"
+
+
+def test_a_job_that_has_started_once_has_kept_its_start_by(plane):
+    with plane.scheduler():
+        node = plane.node(slots=1)
+        job_id = plane.submit(start_by=1.0)
+        assignment, _ = node.take()
+        node.start(assignment)
+        plane.wait_for(job_id, "running")
+        blocker = plane.submit(2, priority="high")
+        assert node.end(assignment, "preempted", cause="preempted").committed
+        second, _ = node.take()
+        assert second.job == blocker
+        late = plane.submit(3, start_by=1.2, priority="low")
+        plane.wait_for(late, "cancelled")
+        assert plane.job(job_id)["state"] == "pending"
+        node.end(second)
+        assert node.run().job == job_id
