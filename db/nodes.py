@@ -249,6 +249,14 @@ def quarantines_over(tx: Connection) -> list[str]:
     return [row[0] for row in tx.execute(_QUARANTINES_OVER)]
 
 
+_GONE = text("SELECT id::text FROM nodes WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('lost', 'left')")
+
+
+def gone(tx: Connection, node_ids: Sequence[str]) -> list[str]:
+    """Those of these nodes that are known to be lost or to have left."""
+    return [row[0] for row in tx.execute(_GONE, {"ids": list(node_ids)})]
+
+
 _DRAINS_DUE = text("SELECT id::text FROM nodes WHERE cordon = 'draining' AND cordon_until <= statement_timestamp()")
 
 

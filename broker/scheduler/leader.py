@@ -27,10 +27,12 @@ from broker.scheduler import accepting, commands, placing, reports
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
+from broker.scheduler.duties.ghosts import Ghosts
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
 from broker.scheduler.duties.overdue_jobs import OverdueJobs
 from broker.scheduler.duties.processing_lists import ProcessingLists
+from broker.scheduler.duties.prune import Prune
 from broker.scheduler.duties.quarantine import Quarantine
 from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
@@ -67,6 +69,8 @@ DUTIES: tuple[type[Duty], ...] = (
     Reconcile,
     Untold,
     Readings,
+    Ghosts,
+    Prune,
 )
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
 #: how often one turn is tried before its messages are handled one by one, or the term ends

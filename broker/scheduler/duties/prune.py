@@ -1,0 +1,49 @@
+"""The record forgets jobs that ended `retention_days` ago. Progress and logs in Redis expire by themselves."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from broker.scheduler.duties.duty import Duty
+from db import retention
+
+if TYPE_CHECKING:
+    from broker.scheduler.leader import Leader
+
+_DAY_SECONDS = 86_400.0
+#: a job may have thousands of events and metrics
+_BATCH = 50
+#: of one run, so that jobs on their way do not wait
+_BUDGET_SECONDS = 0.05
+#: after a look that found nothing
+_REST_SECONDS = 60.0
+_NODE_EVENTS_SECONDS, _NODE_EVENTS_BATCH = 3600.0, 1000
+
+
+class Prune(Duty):
+    every_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, leader: Leader) -> None:
+        super().__init__(leader)
+        self._rests_until = 0.0
+        self._node_events_at = 0.0
+
+    def run_once(self) -> dict[str, int]:
+        now = time.monotonic()
+        if now < self._rests_until:
+            return {}
+        age_seconds = self.leader.settings.retention_days * _DAY_SECONDS
+        jobs = events = 0
+        while time.monotonic() - now < _BUDGET_SECONDS:
+            with self.leader.turn() as turn:
+                pruned = retention.prune(turn.tx, age_seconds, _BATCH)
+            jobs += pruned
+            if pruned < _BATCH:
+                self._rests_until = time.monotonic() + _REST_SECONDS
+                break
+        if now >= self._node_events_at:
+            with self.leader.turn() as turn:
+                events = retention.prune_node_events(turn.tx, age_seconds, _NODE_EVENTS_BATCH)
+            self._node_events_at = now + (_NODE_EVENTS_SECONDS if events < _NODE_EVENTS_BATCH else 0.0)
+        return {"jobs": jobs, "node_events": events}
