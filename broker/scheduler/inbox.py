@@ -36,11 +36,11 @@ BATCH = 500
 #: the lists of Celery's queue `cyxwiz.inbox`, by kombu's naming: the plain one, and one per priority step
 INBOX_LISTS = tuple(f"{INBOX}{Channel.sep}{step}" if step else INBOX for step in PRIORITY_STEPS)
 SOURCES = (*INBOX_LISTS, REPORTS, COMMANDS)
-#: set: the names of all processing lists that may hold something
+#: the processing lists are called after it, the epoch, and the number of their source
 PROCESSING = "cyxwiz.busy"
 
-#: a leader of so many epochs ago takes nothing any more
-_EPOCHS_KEPT = 50
+#: whatever a leader of so many epochs ago has left was given back by those after it
+_EPOCHS_LOOKED_AT = 50
 
 _BLOCK_SECONDS = 0.25
 #: batches that may wait for the main loop; more stay in Redis, where they survive
@@ -54,21 +54,19 @@ return taken
 """
 # A new leader is said to lead here, too, so that the one before it says nothing more.
 _LEAD = """
-local leads = tonumber(redis.call('GET', KEYS[1]) or '0')
-if leads > tonumber(ARGV[1]) then return -leads end
+local leads = redis.call('GET', KEYS[1])
+if leads and tonumber(leads) > tonumber(ARGV[1]) then return -tonumber(leads) end
 redis.call('SET', KEYS[1], ARGV[1])
-return redis.call('SADD', KEYS[2], unpack(ARGV, 2))
+return leads and 0 or 1
 """
 # The newest message lies at the left end; from there, one by one, it goes back to the right end of its source. The
-# names of the last epochs' lists are kept: a leader that was frozen may take something after this.
+# lists are looked for by their names: whatever lists the names could be lost with Redis' memory, and the messages not.
 _GIVE_BACK = """
-local moved, epoch = 0, tonumber(ARGV[1])
-for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local of, source = string.match(name, '%.(%d+)%.(%d+)$')
-  of = tonumber(of)
-  if of < epoch or (of == epoch and ARGV[2] == 'own') then
-    while redis.call('LMOVE', name, ARGV[tonumber(source) + 4], 'LEFT', 'RIGHT') do moved = moved + 1 end
-    if of < epoch - tonumber(ARGV[3]) then redis.call('SREM', KEYS[1], name) end
+local moved = 0
+for epoch = ARGV[1], ARGV[2] do
+  for number = 3, #ARGV do
+    local list = KEYS[1] .. '.' .. string.format('%d', epoch) .. '.' .. (number - 3)
+    while redis.call('LMOVE', list, ARGV[number], 'LEFT', 'RIGHT') do moved = moved + 1 end
   end
 end
 return moved
@@ -118,10 +116,9 @@ class Inbox:
         self._answered_at = time.monotonic()
         self._unanswered_seconds = 0.0
 
-    def start(self, client: redis.Redis) -> None:
-        """Take from all sources. Raises redis.RedisError if Redis is away."""
+    def start(self) -> None:
+        """Take from all sources."""
         self._stop, self._batches = threading.Event(), queue.Queue(_WAITING_BATCHES)
-        self.remember(client)
         self._answered_at = time.monotonic()
         self._threads = [
             threading.Thread(target=self._watch, args=(source,), name=f"source-{source}", daemon=True)
@@ -171,25 +168,24 @@ class Inbox:
         keys = (processing_list(self.epoch, batch.source),)
         pipe.eval(_FORGET, 1, *keys, batch.messages[0], batch.messages[-1], len(batch.messages))
 
-    def remember(self, client: redis.Redis) -> bool:
-        """Enter this leader's processing lists where its successor will look; False: they were there already.
+    def lead(self, client: redis.Redis) -> bool:
+        """Say in Redis that this epoch leads. True: Redis knew of no epoch, it is new or has lost its memory.
 
         Raises NotLeader if a leader of a later epoch was here.
         """
-        lists = (processing_list(self.epoch, source) for source in SOURCES)
-        added: Any = client.eval(_LEAD, 2, EPOCH, PROCESSING, self.epoch, *lists)
-        if added < 0:
-            message = f"epoch {self.epoch} is over, epoch {-added} leads: stop and stand by"
-            raise NotLeader(message, epoch=self.epoch, current=-added)
-        return bool(added)
+        answer: Any = client.eval(_LEAD, 1, EPOCH, self.epoch)
+        if answer < 0:
+            message = f"epoch {self.epoch} is over, epoch {-answer} leads: stop and stand by"
+            raise NotLeader(message, epoch=self.epoch, current=-answer)
+        return bool(answer)
 
     def give_back(self, client: redis.Redis, *, own: bool = False) -> int:
         """Return what older leaders left unfinished to its sources; with `own`, also what this one left.
 
         `own` only while the sources are stopped.
         """
-        words = (self.epoch, "own" if own else "", _EPOCHS_KEPT, *SOURCES)
-        moved: Any = client.eval(_GIVE_BACK, 1, PROCESSING, *words)
+        oldest, newest = max(0, self.epoch - _EPOCHS_LOOKED_AT), self.epoch if own else self.epoch - 1
+        moved: Any = client.eval(_GIVE_BACK, 1, PROCESSING, oldest, newest, *SOURCES)
         return int(moved)
 
     def _watch(self, source: str) -> None:

@@ -280,7 +280,7 @@ class Leader:
                     # Some of it may have gone out before: nodes know an attempt's token, watchers the last word.
                     self._send(*self._unsent)
                 self.inbox.give_back(self.redis, own=True)
-                self.inbox.start(self.redis)
+                self.inbox.start()
                 break
             except redis.RedisError:
                 # A server that may not write any more (a primary that became a replica) is not asked again.
@@ -292,7 +292,7 @@ class Leader:
     def _say_who_leads(self) -> None:
         """Raises ServerUnavailable if this term must end, so that one with a later epoch begins."""
         try:
-            self.inbox.remember(self.redis)
+            self.inbox.lead(self.redis)
         except NotLeader as error:
             self.still_here()
             # We hold the lock, so it is the record that is older than what was said here: a backup, or a standby that

@@ -1,6 +1,6 @@
 """Messages that an older leader had taken: a frozen one may take one more after its successor has looked.
 
-Here shows, too, that Redis was emptied, for then it has forgotten which processing lists there are.
+Here shows, too, that Redis was emptied, for then it has forgotten who leads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ProcessingLists(Duty):
 
     def run_once(self) -> dict[str, int]:
         inbox, redis = self.leader.inbox, self.leader.redis
-        if inbox.remember(redis):
+        if inbox.lead(redis):
             log.warning(line("redis_emptied"))
             self.leader.redis_is_back()
         return {"given_back": inbox.give_back(redis)}
