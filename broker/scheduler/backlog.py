@@ -9,7 +9,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 from heapq import heappop, heappush
-from itertools import count
 from typing import NamedTuple
 
 from cyxwiz_tasks.resources import Resources
@@ -125,7 +124,8 @@ class Backlog:
         self._queues: dict[tuple[str, Priority], Queue] = {}
         self._places: dict[Queue, _Place] = {}
         self._waiting = 0
-        self._numbers = count()
+        #: queues opened so far, which gives each its number
+        self.opened = 0
 
     def __len__(self) -> int:
         return self._waiting
@@ -199,6 +199,8 @@ class Backlog:
         if queue.head is None:
             del self._queues[queue.shape, queue.priority]
             return
-        number = next(self._numbers) if old is None else old[2]
+        if old is None:
+            self.opened += 1
+        number = self.opened if old is None else old[2]
         place = self._places[queue] = (-queue.rank, queue.head[0], number, queue)
         insort(self.order, place)

@@ -26,82 +26,37 @@ from cyxwiz_tasks.resources import Resources
 SCALAR_ROWS = 16
 _NOWHERE = float("-inf")
 
+#: row and score
+Found = tuple[int, float]
+
 
 class Candidates:
-    def __init__(self, cluster: Cluster, resources: Resources) -> None:
+    def __init__(self, cluster: Cluster, resources: Resources, number: int) -> None:
         self.demand = demand_of(resources)
-        #: fits nowhere; stays so until `broker.scheduler.sleepers` finds that a node with room for it was freed
+        #: among `Shapes`
+        self.number = number
+        #: fits on no node but perhaps on those that the cluster has noted as `freed`; then it reads no log
         self.asleep = False
-        #: of a shape that slept: the only nodes that can have room for it
-        self._woken_for: set[int] = set()
-        #: the best node of the last search is the only one
-        self._alone = False
         self._cluster = cluster
         self._admission = Admission(resources)
         self._counted = np.array(self.demand.counted).reshape(4, 1)
         self._rebuild()
 
-    def best(self) -> int | None:
-        """The row of the node with the highest score, the lowest row among equals. None: it fits nowhere now."""
-        if self._woken_for:
-            self._alone = self._rate_woken()
-            if self._alone:
-                return next(iter(self._woken_for))
-            if self.asleep:
-                return None
-        elif self._changed != self._cluster.changed.end:
+    def best(self, count: int) -> list[Found]:
+        """The `count` nodes with the highest scores, the lowest row first among equals. Empty: it fits nowhere now."""
+        cluster = self._cluster
+        if self._described != cluster.described.end:
+            self._judge_described()
+        if self.asleep:
+            if len(cluster.freed) <= SCALAR_ROWS:
+                return self._best_of_freed(count)
+            self.asleep = False
+            self._rate_all(list(cluster.freed))
+        elif self._changed != cluster.changed.end:
             self._catch_up()
-            self._alone = False
-        row = int(self._live.argmax())
-        if self._live.item(row) == _NOWHERE:
-            self.asleep = True
-            return None
-        return row
-
-    def admits(self) -> NDArray[np.bool_]:
-        """By row, as of the last call of `best`: whether the node could ever run this."""
-        admits: NDArray[np.bool_] = self._bonus != _NOWHERE
-        return admits
-
-    def wake_for(self, row: int) -> bool:
-        """This node may have room by now. False for a shape that does not sleep: it reads the log."""
-        if not (self.asleep or self._woken_for):
-            return False
-        self.asleep = False
-        self._woken_for.add(row)
-        return True
-
-    def sleep_on(self, row: int) -> None:
-        """This node has no room any more; if no other one woke this, it sleeps again."""
-        if row in self._woken_for:
-            self._woken_for.remove(row)
-            self._scores[row] = _NOWHERE
-            self.asleep = not self._woken_for
-
-    def wake(self) -> None:
-        """Any node may have room by now."""
-        self.asleep = False
-        self._woken_for = set()
-
-    def next_best(self, row: int, count: int) -> list[tuple[int, float]]:
-        """Up to `count` (row, score) after the best one, `row`."""
-        if self._alone:
-            return []
-        scores, hidden = self._live, [(row, self._live.item(row))]
-        scores[row] = _NOWHERE
-        while len(hidden) <= count:
-            row = int(scores.argmax())
-            score = scores.item(row)
-            if score == _NOWHERE:
-                break
-            hidden.append((row, score))
-            scores[row] = _NOWHERE
-        for at, score in hidden:
-            scores[at] = score
-        return hidden[1:]
-
-    def score(self, row: int) -> float:
-        return self._live.item(row)
+        found = _highest(self._live, count)
+        self.asleep = not found
+        return found
 
     def gpus_on(self, node: Node) -> tuple[int, ...] | None:
         """Positions of the GPUs that a job of this shape would get there now; None: too few are free."""
@@ -119,43 +74,44 @@ class Candidates:
         every = np.arange(len(cluster.rows), dtype=np.int32)
         self._judge(every)
         self._rate(every)
+        self._described = cluster.described.end
         self._read_up()
+        self.asleep = False
 
-    def _rate_woken(self) -> bool:
-        """Rate the nodes that a sleeper was woken for. True if a single one fits: then only that one is kept."""
-        if len(self._woken_for) <= SCALAR_ROWS:
-            self._woken_for = {row for row in self._woken_for if self._rate_one(row)}
-            if len(self._woken_for) == 1:
-                return True
-            self.asleep = not self._woken_for
+    def _best_of_freed(self, count: int) -> list[Found]:
+        found = [(row, score) for row in self._cluster.freed if (score := self._score_at(row)) != _NOWHERE]
+        if found:
+            # as `_scores` holds them: whether a shape sleeps must not decide who is best
+            found = [(row, float(np.float32(score))) for row, score in found]
+            found.sort(key=lambda scored: (-scored[1], scored[0]))
+        return found[:count]
+
+    def _judge_described(self) -> None:
+        described = self._cluster.described.since(self._described)
+        if described is None or self._size_version != self._cluster.size_version:
+            self._rebuild()
         else:
-            self._rate(np.array([*self._woken_for], np.int32))
-        self._woken_for = set()
-        if not self.asleep:
-            self._read_up()
-        return False
+            self._judge(np.array(described, np.int32))
+            self._described = self._cluster.described.end
 
     def _catch_up(self) -> None:
-        cluster = self._cluster
-        if self._described != cluster.described.end:
-            described = cluster.described.since(self._described)
-            if described is None or self._size_version != cluster.size_version:
-                self._rebuild()
-                return
-            self._judge(np.array(described, np.int32))
-        changed = cluster.changed.since(self._changed)
+        changed = self._cluster.changed.since(self._changed)
         if changed is None:
             self._rebuild()
-            return
-        if len(changed) > SCALAR_ROWS:
-            self._rate(np.array(changed, np.int32))
         else:
-            for row in set(changed):
-                self._rate_one(row)
+            self._rate_all(changed)
+
+    def _rate_all(self, rows: list[int]) -> None:
+        """Rate all nodes that are not rated already; rows may come several times."""
+        if len(rows) > SCALAR_ROWS:
+            self._rate(np.array(rows, np.int32))
+        else:
+            for row in set(rows):
+                self._scores[row] = self._score_at(row)
         self._read_up()
 
     def _read_up(self) -> None:
-        self._described, self._changed = self._cluster.described.end, self._cluster.changed.end
+        self._changed = self._cluster.changed.end
         self._live = self._scores[: len(self._cluster.rows)]
 
     def _judge(self, rows: Rows) -> None:
@@ -192,17 +148,29 @@ class Candidates:
         room: NDArray[np.bool_] = np.all(self._cluster.columns.free[:, rows] >= self._counted, axis=0)
         return room
 
-    def _rate_one(self, row: int) -> bool:
-        """Whether a job of this shape fits there now."""
+    def _score_at(self, row: int) -> float:
+        """One node's score in plain Python; minus infinity where a job of this shape does not fit now."""
         bonus, node, demand = self._bonus.item(row), self._cluster.rows[row], self.demand
         if node is None or bonus == _NOWHERE or not node.has_room(demand):
-            self._scores[row] = _NOWHERE
-            return False
+            return _NOWHERE
         if demand.shared or (node.mixed and demand.gpus):
             positions = self.gpus_on(node)
             if positions is None:
-                self._scores[row] = _NOWHERE
-                return False
+                return _NOWHERE
             bonus = self._cluster.weights.fit * fit(node, demand, positions)
-        self._scores[row] = node.standing + bonus
-        return True
+        score: float = node.standing + bonus
+        return score
+
+
+def _highest(scores: NDArray[np.float32], count: int) -> list[Found]:
+    found: list[Found] = []
+    while len(found) < count:
+        row = int(scores.argmax())
+        score = scores.item(row)
+        if score == _NOWHERE:
+            break
+        found.append((row, score))
+        scores[row] = _NOWHERE
+    for row, score in found:
+        scores[row] = score
+    return found

@@ -1,8 +1,8 @@
 """All nodes as the scheduler knows them, kept in step in two forms: a `Node` each, and columns over all of them.
 
-A change of one node costs O(1). Three logs name the rows that changed: `changed` in anything, `freed` where a job may
-fit now that did not before, `described` where the node itself is another. Whoever keeps something computed per node
-remembers how far it has read a log and catches up on those rows alone.
+A change of one node costs O(1). Two logs name the rows that changed: `changed` in anything, `described` where the node
+itself is another. Whoever keeps something computed per node remembers how far it has read a log and catches up on those
+rows alone. Rows where a job may fit now that did not before are `freed`, until all who wait have been asked about them.
 
 In memory only: nothing here does I/O, and nothing here is thread-safe.
 """
@@ -51,8 +51,9 @@ class Cluster:
         self.weights = normalised(weights)
         self.columns = Columns()
         self.changed = ChangeLog()
-        self.freed = ChangeLog()
         self.described = ChangeLog()
+        #: rows of open nodes; emptied by the placer
+        self.freed: set[int] = set()
         #: by row; None where a row is free
         self.rows: list[Node | None] = []
         #: grows when the columns get a new size
@@ -120,7 +121,7 @@ class Cluster:
         self.columns.describe(node)
         self.described.append(node.row)
         self._update(node)
-        self.freed.append(node.row)
+        self._note_freed(node)
         return node
 
     def set_state(self, node_id: str, state: NodeState) -> None:
@@ -128,14 +129,14 @@ class Cluster:
         node = self.node(node_id)
         node.state = state
         self._update(node)
-        self.freed.append(node.row)
+        self._note_freed(node)
 
     def set_cordon(self, node_id: str, cordon: Cordon | None) -> None:
         """A node with a cordon keeps what runs there and gets nothing new. Raises NotFound."""
         node = self.node(node_id)
         node.cordon = cordon
         self._update(node)
-        self.freed.append(node.row)
+        self._note_freed(node)
 
     def set_standing(self, node_id: str, reputation: float, uptime: float) -> None:
         """New reputation and uptime, 0..1. Raises NotFound."""
@@ -152,6 +153,7 @@ class Cluster:
         self._free_rows.append(node.row)
         for job_id in node.holdings:
             del self._node_of_job[job_id]
+        self.freed.discard(node.row)
         self.columns.clear(node.row)
         self.described.append(node.row)
         self.changed.append(node.row)
@@ -180,12 +182,18 @@ class Cluster:
         if node is None:
             return False
         self._update(node, node.release(job_id).positions)
-        self.freed.append(node.row)
+        self._note_freed(node)
         return True
+
+    def _note_freed(self, node: Node) -> None:
+        if node.is_open:
+            self.freed.add(node.row)
 
     def _update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
         was_open = node.is_open
         node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None
+        if not node.is_open:
+            self.freed.discard(node.row)
         node.standing = standing(node, self.weights)
         node.most_gpu_free = max(0, *node.gpu_free) if node.gpu_free else 0
         self.columns.update(node, positions)

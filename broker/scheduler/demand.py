@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from typing import NamedTuple
 
 from cyxwiz_tasks.resources import NOMINAL_SHARE, Resources
 
@@ -12,7 +12,8 @@ from cyxwiz_tasks.resources import NOMINAL_SHARE, Resources
 UNSTATED_GPU_MEMORY_BYTES = 8 * 2**30
 
 
-class Demand(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Demand:
     """Beside one slot, a job takes this. Sizes are lower ends at NOMINAL_SHARE: two jobs of 12GB share a 24GB card."""
 
     gpus: int

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from broker.scheduler.backlog import Backlog, Waiting
-from broker.scheduler.candidates import Candidates
+from broker.scheduler.candidates import Candidates, Found
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.scoring import Parts, parts
-from broker.scheduler.sleepers import Sleepers
+from broker.scheduler.shapes import Shapes
 from cyxwiz_tasks.resources import Resources
 
 _RUNNERS_UP = 2
@@ -54,29 +54,40 @@ class Placer:
 
     def __init__(self, cluster: Cluster, backlog: Backlog) -> None:
         self.cluster, self.backlog = cluster, backlog
-        self._candidates: dict[str, Candidates] = {}
-        self._sleepers = Sleepers(cluster)
+        self._shapes = Shapes(cluster)
+        #: queues that were ever opened when all shapes slept last; None: not all of them sleep
+        self._asleep_with: int | None = None
 
     def place(self, limit: int) -> list[Placement]:
         """Take up to `limit` jobs out of the backlog and book them in the cluster, most urgent first."""
         cluster, backlog, order = self.cluster, self.backlog, self.backlog.order
         placed: list[Placement] = []
-        self._sleepers.wake()
+        self._drop_spare_shapes()
+        hopeful = self._shapes.hopeful()
+        all_asleep = self._asleep_with == backlog.opened
         at = 0
-        while at < len(order) and len(placed) < limit and cluster.open_nodes:
+        while len(placed) < limit and cluster.open_nodes:
+            if at == len(order) or (all_asleep and not hopeful):
+                # Everybody was asked. Who still has hope was not, since nobody of that shape waits.
+                cluster.freed.clear()
+                self._shapes.wake(hopeful)
+                all_asleep = True
+                break
             queue = order[at][3]
-            candidates = self._candidates.get(queue.shape)
-            if candidates is None:
-                candidates = self._new_candidates(queue.resources)
-            if candidates.asleep:
+            candidates = self._shapes.get(queue.shape) or self._shapes.add(queue.resources)
+            if candidates.asleep and not hopeful >> candidates.number & 1:
                 at += 1
-            elif (row := candidates.best()) is None:
-                self._sleepers.add(candidates)
-                at += 1
-            else:
+            elif best := candidates.best(1 + _RUNNERS_UP):
                 # The queue's next head is younger: the queue moves back or stays, and `at` names who is next now.
-                placed.append(self._book(backlog.pop(at), candidates, row))
-                self._sleepers.booked(cluster.node_at(row))
+                placed.append(self._book(backlog.pop(at), candidates, best))
+                all_asleep &= candidates.asleep
+                if hopeful:
+                    hopeful = self._shapes.still_hopeful(hopeful, cluster.node_at(best[0][0]))
+            else:
+                self._shapes.put_to_sleep(candidates)
+                hopeful &= ~(1 << candidates.number)
+                at += 1
+        self._asleep_with = backlog.opened if all_asleep else None
         return placed
 
     def undo(self, placement: Placement) -> None:
@@ -84,16 +95,13 @@ class Placer:
         self.cluster.release(placement.job_id)
         self.backlog.add(placement.waiting)
 
-    def _new_candidates(self, resources: Resources) -> Candidates:
-        if len(self._candidates) > 2 * len(self.backlog.order) + _SPARE_SHAPES:
-            wanted = {queue.shape for *_, queue in self.backlog.order}
-            self._candidates = {shape: kept for shape, kept in self._candidates.items() if shape in wanted}
-            self._sleepers.forget()
-        found = self._candidates[resources.shape] = Candidates(self.cluster, resources)
-        return found
+    def _drop_spare_shapes(self) -> None:
+        if len(self._shapes) > 2 * len(self.backlog.order) + _SPARE_SHAPES:
+            self._shapes.keep_only({queue.shape for *_, queue in self.backlog.order})
 
-    def _book(self, waiting: Waiting, candidates: Candidates, row: int) -> Placement:
+    def _book(self, waiting: Waiting, candidates: Candidates, best: list[Found]) -> Placement:
         cluster, demand = self.cluster, candidates.demand
+        (row, score), *runners_up = best
         node = cluster.node_at(row)
         positions = candidates.gpus_on(node)
         assert positions is not None
@@ -107,9 +115,9 @@ class Placer:
             taken,
             demand.cpus,
             demand.ram_bytes,
-            candidates.score(row),
+            score,
             parts(node, demand, positions),
-            tuple(self._runner_up(at, score) for at, score in candidates.next_best(row, _RUNNERS_UP)),
+            tuple([self._runner_up(row, score) for row, score in runners_up]),
         )
         cluster.take_at(node, waiting.job_id, demand, positions)
         return placement

@@ -93,6 +93,49 @@ def test_a_blocked_shape_does_not_hold_up_the_others() -> None:
     assert bench.place() == {blocked: "b"}
 
 
+def test_a_shape_that_slept_while_nobody_of_it_waited_is_not_overlooked() -> None:
+    bench = Bench(cluster_of(a=capability(T4), b=capability(A100)))
+    running = [bench.submit(gpu_memory="15GB"), bench.submit(gpu_memory="15GB")]
+    assert len(bench.place()) == 2
+    blocked = bench.submit(gpu_memory="40GB")
+    assert bench.place() == {}
+    assert bench.backlog.remove(blocked)
+    for job in running:
+        bench.cluster.release(job)
+    assert bench.place() == {}
+    again = bench.submit(gpu_memory="40GB")
+    assert bench.place() == {again: "b"}
+
+
+def test_a_freed_node_goes_to_the_most_urgent_of_those_that_fit_it() -> None:
+    bench = Bench(cluster_of(a=capability(T4, T4, slots=2), b=capability(A100)))
+    running = [bench.submit(gpus=2), bench.submit(gpu_memory="40GB")]
+    assert len(bench.place()) == 2
+    too_big, pair = bench.submit(Priority.HIGH, gpu_memory="100GB"), bench.submit(gpus=2)
+    urgent, younger = bench.submit(Priority.HIGH, gpus=1), bench.submit(gpus=1)
+    assert bench.place() == {}
+    bench.cluster.release(running[0])
+    assert list(bench.place().items()) == [(urgent, "a"), (younger, "a")]
+    bench.cluster.release(running[1])
+    assert bench.place() == {}
+    assert too_big in bench.backlog
+    assert pair in bench.backlog
+
+
+def test_many_nodes_freed_at_once_are_all_filled_again() -> None:
+    bench = Bench(cluster_of(**{f"n{number}": capability(T4, slots=1) for number in range(40)}))
+    running = [bench.submit(gpus=1) for _ in range(40)]
+    assert len(bench.place()) == 40
+    waiting = [bench.submit(gpus=1) for _ in range(30)]
+    others = [bench.submit(Priority.LOW) for _ in range(30)]
+    assert bench.place() == {}
+    for job in running:
+        bench.cluster.release(job)
+    assert list(bench.place(25)) == waiting[:25]
+    assert list(bench.place()) == [*waiting[25:], *others[:10]]
+    assert bench.place() == {}
+
+
 def test_the_more_urgent_and_then_the_older_job_goes_first() -> None:
     bench = Bench(cluster_of(a=capability(T4, slots=9)))
     old, urgent = bench.submit(gpus=1), bench.submit(Priority.CRITICAL, gpu_memory="8GB")
@@ -193,7 +236,7 @@ def test_scores_of_shapes_that_nobody_waits_for_are_dropped() -> None:
         bench.submit(cpus=cpus % 3)
         bench.submit(ram=f"{cpus}KB")
         bench.place()
-    assert len(bench.placer._candidates) < 150
+    assert len(bench.placer._shapes) < 150
 
 
 def test_a_log_that_forgot_says_so() -> None:
