@@ -13,7 +13,6 @@ from broker.scheduler.candidates import Candidates, Found
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.scoring import Parts, parts
 from broker.scheduler.shapes import Shapes
-from cyxwiz_tasks.resources import Resources
 
 _RUNNERS_UP = 2
 #: scores of shapes of which no job waits any more are kept for so many shapes
