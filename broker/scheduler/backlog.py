@@ -79,6 +79,15 @@ class Queue:
         self._find_head()
         return Waiting(job_id, sequence, self.resources, self.priority)
 
+    def first(self, count: int) -> list[Waiting]:
+        """Up to about `count` of those who are next, as far as they are in order: returned ones may stand behind."""
+        ids = [id for _, id in sorted(self._returned)[:count]] + self._ids[self._at : self._at + count]
+        return [
+            Waiting(id, sequence, self.resources, self.priority)
+            for id in dict.fromkeys(ids)
+            if (sequence := self._live.get(id)) is not None
+        ]
+
     def count_before(self, sequence: int) -> int:
         """How many wait here with a lower number."""
         if len(self._live) < len(self._ids) - self._at + len(self._returned):

@@ -31,6 +31,7 @@ from broker.scheduler.duties.ghosts import Ghosts
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
 from broker.scheduler.duties.overdue_jobs import OverdueJobs
+from broker.scheduler.duties.preempt import Preempt
 from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.duties.prune import Prune
 from broker.scheduler.duties.quarantine import Quarantine
@@ -65,6 +66,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Unstarted,
     Leases,
     Drains,
+    Preempt,
     Quarantine,
     Reconcile,
     Untold,
@@ -97,7 +99,8 @@ class Leader:
         self.duties: list[Duty] = [duty(self) for duty in DUTIES]
         self._due = [0.0] * len(self.duties)
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
-        self._placed_all = True
+        #: the last turn found no more that fits
+        self.placed_all = True
         #: Redis refused to write something, as one that is full does
         self._refused = False
         self._connection: Connection
@@ -144,7 +147,7 @@ class Leader:
         self._keeper.moved()
         batches = self.inbox.take(self._patience_seconds())
         due = self.memory.admit_due()
-        if batches or due or not self._placed_all:
+        if batches or due or not self.placed_all:
             self.handle(batches)
         self._do_duties()
 
@@ -195,7 +198,7 @@ class Leader:
         with fenced(self._connection, self.epoch) as tx:
             turn = Turn(tx, self.epoch, self.memory, outbox, self.settings)
             yield turn
-            self._placed_all = placing.place(turn) < placing.PLACED_PER_TURN
+            self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
             accepting.acknowledge(turn, turn.submissions)
             for question in turn.questions:
                 commands.answer(turn, question)
@@ -245,7 +248,7 @@ class Leader:
         return answers
 
     def _patience_seconds(self) -> float:
-        if not self._placed_all:
+        if not self.placed_all:
             return 0.0
         moments = [*self._due, self.memory.next_moment() or float("inf")]
         return max(0.0, min(moments) - time.monotonic())

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
@@ -54,12 +55,18 @@ class Live:
     stop: Stop | None = None
     stop_said_at: float = 0.0
 
+    @property
+    def must_end(self) -> bool:
+        """Whether it was cancelled, or told to end for another reason."""
+        return self.cancel_asked or self.stop is not None
+
 
 class Memory:
     def __init__(self, weights: tuple[float, float, float, float]) -> None:
         self.cluster = Cluster(weights)
         self.backlog = Backlog()
         self.placer = Placer(self.cluster, self.backlog)
+        self.claims = Claims(self.cluster)
         #: attempts under way, by job
         self.live: dict[str, Live] = {}
         #: jobs that wait for their `not_before`
@@ -191,7 +198,7 @@ class Memory:
 
     def ended(self, job_id: str) -> Live | None:
         """An attempt is over and its place free; None if there was none."""
-        self.cluster.release(job_id)
+        self.claims.release(job_id)
         return self.live.pop(job_id, None)
 
     def of_token(self, job_id: str, token: int) -> Live | None:

@@ -95,5 +95,5 @@ def _stop_what_is_not_current(turn: Turn, report: Register) -> None:
         if token not in current:
             turn.outbox.control(report.node, Stop(job="", token=token, grace_seconds=0))
     for job_id, live in current.values():
-        if live.cancel_asked or live.stop is not None:
+        if live.must_end:
             stopping.repeat(turn, job_id, live)

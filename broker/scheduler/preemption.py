@@ -1,0 +1,137 @@
+"""Whose place an urgent job takes that fits nowhere. Pure: it reads the models in memory and changes nothing.
+
+On each node that could run it, less urgent attempts are taken away in thought, the least urgent and youngest first,
+until it fits; then those that turn out not to be needed are put back. Of all nodes, the one is chosen where the fewest,
+the least urgent, and the least work is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from typing import NamedTuple
+
+from broker.scheduler.demand import Demand
+from broker.scheduler.node import Holding, Node
+
+
+class Holder(NamedTuple):
+    """What is known of an attempt that holds a place."""
+
+    #: `Priority.rank` of its job
+    rank: int
+    #: since it was placed: what is lost if it wrote no checkpoint
+    seconds: float
+    #: it was told to end, and gives its place back soon
+    stopping: bool
+
+
+class Wanted(NamedTuple):
+    """What a job needs of one node: `admitted` are the positions of the GPUs that it may use there."""
+
+    demand: Demand
+    admitted: Sequence[int]
+
+
+class Clearing(NamedTuple):
+    """The place is free once all `awaited` have ended; the `victims` among them are still to be told."""
+
+    node_id: str
+    wanted: Wanted
+    victims: tuple[str, ...]
+    awaited: frozenset[str]
+
+
+def choose(
+    nodes: Iterable[tuple[Node, Wanted]],
+    rank: int,
+    holders: Mapping[str, Holder],
+    promised: Mapping[str, Sequence[Wanted]],
+) -> Clearing | None:
+    """The place to clear for a job of this rank; None: nobody less urgent stands in its way anywhere.
+
+    `nodes` are those that take work and could ever run it; `promised` are, by node, the jobs for which places are
+    being cleared there already. Without victims, a place becomes free anyway, or is free.
+    """
+    best: tuple[tuple[float, ...], Clearing] | None = None
+    for node, wanted in nodes:
+        found = _clear(node, wanted, rank, holders, promised.get(node.node_id, ()))
+        if found is None:
+            continue
+        cost = _cost(found.victims, holders)
+        if best is None or cost < best[0]:
+            best = cost, found
+        if len(found.victims) == 0:
+            break
+    return best[1] if best is not None else None
+
+
+def _clear(
+    node: Node, wanted: Wanted, rank: int, holders: Mapping[str, Holder], promised: Sequence[Wanted]
+) -> Clearing | None:
+    stopping = [id for id in node.holdings if id in holders and holders[id].stopping]
+    # What is held by no attempt is kept for those to whom it was promised.
+    kept = [id for id in node.holdings if id not in holders]
+    room = _without(node, [*stopping, *kept])
+    for number, other in enumerate(promised):
+        if not _take(room, f"promised {number}", other):
+            return None
+    if _fits(room, wanted):
+        return Clearing(node.node_id, wanted, (), frozenset(stopping))
+    candidates = sorted(
+        (id for id in node.holdings if id in holders and id not in stopping and holders[id].rank < rank),
+        key=lambda id: (holders[id].rank, holders[id].seconds),
+    )
+    victims = _smallest(room, wanted, candidates)
+    return Clearing(node.node_id, wanted, victims, frozenset({*stopping, *victims})) if victims else None
+
+
+def _smallest(room: Node, wanted: Wanted, candidates: list[str]) -> tuple[str, ...]:
+    """Of `candidates`, in the order in which they should go, as few as make room; none if all do not."""
+    for id in candidates:
+        if _fits(_without(room, [id]), wanted):
+            return (id,)
+    chosen: list[str] = []
+    for id in candidates:
+        chosen.append(id)
+        if _fits(_without(room, chosen), wanted):
+            break
+    else:
+        return ()
+    for id in reversed(chosen.copy()):
+        rest = [other for other in chosen if other != id]
+        if _fits(_without(room, rest), wanted):
+            chosen = rest
+    return tuple(chosen)
+
+
+def _cost(victims: tuple[str, ...], holders: Mapping[str, Holder]) -> tuple[float, ...]:
+    ranks = [holders[id].rank for id in victims]
+    return len(victims), max(ranks, default=-1), sum(ranks), sum(holders[id].seconds for id in victims)
+
+
+def _without(node: Node, job_ids: Iterable[str]) -> Node:
+    """The node as it were without these jobs."""
+    room = copy(node)
+    room.holdings, room.gpu_free = dict(node.holdings), list(node.gpu_free)
+    for id in job_ids:
+        room.release(id)
+    return room
+
+
+def _fits(room: Node, wanted: Wanted) -> bool:
+    return _positions(room, wanted) is not None
+
+
+def _take(room: Node, name: str, wanted: Wanted) -> bool:
+    positions = _positions(room, wanted)
+    if positions is not None:
+        room.take(name, Holding(wanted.demand, positions))
+    return positions is not None
+
+
+def _positions(room: Node, wanted: Wanted) -> tuple[int, ...] | None:
+    demand = wanted.demand
+    if room.slots_free < 1 or room.cpus_free < demand.cpus or room.ram_free_bytes < demand.ram_bytes:
+        return None
+    return room.best_gpus(demand, list(wanted.admitted)) if demand.gpus else ()

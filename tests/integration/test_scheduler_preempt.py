@@ -1,0 +1,101 @@
+"""Critical jobs take the place of others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.control_plane import ControlPlane
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.preempt.Preempt.every_seconds", 0.02)
+
+
+def test_a_critical_job_takes_the_youngest_place_and_its_victim_goes_on_later(plane):
+    with plane.scheduler():
+        node = plane.node(slots=2)
+        old, young = plane.submit(1), plane.submit(2)
+        places = {}
+        for _ in (old, young):
+            attempt, _ = node.take()
+            node.start(attempt)
+            places[attempt.job] = attempt
+        waiting = plane.submit(3)
+        urgent = plane.submit(4, priority="critical")
+        stop = node.told()
+        assert (stop.token, stop.outcome) == (places[young].token, "preempted")
+        assert stop.grace_seconds == plane.settings.preempt_grace_seconds
+        assert urgent in stop.reason
+        assert node.end(places[young], "preempted", cause="preempted").committed
+        assert node.run().job == urgent
+        assert {node.run().job, node.run().job} == {young, waiting}
+        assert node.end(places[old]).committed
+        assert [plane.job(id)["attempts"] for id in (old, young, urgent)] == [1, 2, 1]
+        assert plane.redis.llen(f"cyxwiz.control.{node.id}") == 0, "once was enough"
+
+
+def test_a_place_of_several_is_kept_while_it_is_being_cleared(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=2, slots=4)
+        places = {}
+        for number in (1, 2):
+            job_id = plane.submit(number, resources={"gpus": 1}, priority="low")
+            places[job_id], _ = node.take()
+        small = plane.submit(3, resources={"gpus": 1})
+        urgent = plane.submit(4, resources={"gpus": 2}, priority="critical")
+        tokens = {node.told().token, node.told().token}
+        assert tokens == {attempt.token for attempt in places.values()}
+        first, second = places.values()
+        assert node.end(first, "preempted").committed
+        plane.client.why(small)
+        assert plane.job(small)["state"] == "pending", "the GPU that is free is kept"
+        assert node.end(second, "preempted").committed
+        assert node.run().job == urgent
+        assert {node.run().job for _ in range(3)} == {small, *places}
+
+
+def test_a_critical_job_that_is_cancelled_keeps_nothing(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=2, slots=4)
+        for number in (1, 2):
+            plane.submit(number, resources={"gpus": 1}, priority="low")
+        first, second = node.take()[0], node.take()[0]
+        urgent = plane.submit(4, resources={"gpus": 2}, priority="critical")
+        node.told()
+        node.told()
+        small = plane.submit(3, resources={"gpus": 1})
+        assert node.end(first, "preempted").committed
+        plane.client.cancel(urgent)
+        assert node.take()[0].job == small
+        assert node.end(second, "preempted").committed
+
+
+def test_nobody_is_preempted_for_nothing(plane):
+    with plane.scheduler():
+        node = plane.node(slots=1)
+        plane.submit(1, priority="critical")
+        running, _ = node.take()
+        plane.submit(2, priority="critical")
+        plane.submit(3, priority="high")
+        impossible = plane.submit(4, priority="critical", resources={"gpus": 8})
+        for _ in range(10):
+            plane.client.why(impossible)
+        assert node.end(running).committed
+        node.run()
+        assert plane.redis.llen(f"cyxwiz.control.{node.id}") == 0
+
+
+def test_preemption_can_be_switched_off(broker_url, database_url, engine):
+    never = ControlPlane(broker_url, database_url, engine, preempt_from="never")
+    with never.scheduler():
+        node = never.node(slots=1)
+        never.submit(1, priority="low")
+        running, _ = node.take()
+        urgent = never.submit(2, priority="critical")
+        for _ in range(10):
+            never.client.why(urgent)
+        assert node.end(running).committed
+        assert node.run().job == urgent
+        assert never.redis.llen(f"cyxwiz.control.{node.id}") == 0
+    never.close()

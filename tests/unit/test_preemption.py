@@ -1,0 +1,189 @@
+"""Whose place an urgent job takes: the fewest, the least urgent, the youngest, and nobody for nothing."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.scheduler.claims import Claims
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.demand import demand_of
+from broker.scheduler.preemption import Clearing, Holder, Wanted, choose
+from cyxwiz_tasks.resources import Resources
+from tests.unit.fleet import A100, RTX_4090, T4, capability, cluster_of, light_requirements
+
+CRITICAL = 3
+
+
+class Board:
+    """A cluster and who holds what there; jobs are placed on the GPUs that are named."""
+
+    def __init__(self, **nodes):
+        self.cluster = cluster_of(**nodes)
+        self.holders = {}
+
+    def place(self, job_id, node_id, gpus=(), rank=1, seconds=10.0, stopping=False, **resources):
+        demand = demand_of(Resources.parse(resources or ({"gpus": len(gpus)} if gpus else {})))
+        self.cluster.take(node_id, job_id, demand, tuple(gpus))
+        self.holders[job_id] = Holder(rank, seconds, stopping)
+
+    def choose(self, rank=CRITICAL, promised=None, **resources):
+        return choose(self.nodes(**resources), rank, self.holders, promised or {})
+
+    def nodes(self, **resources):
+        demand = demand_of(Resources.parse(resources))
+        return [(node, Wanted(demand, range(len(node.gpu_indexes)))) for node in self.cluster]
+
+
+def test_one_victim_is_better_than_two():
+    board = Board(a=capability(T4, T4), b=capability(A100, A100))
+    board.place("a0", "a", [0])
+    board.place("a1", "a", [1])
+    board.place("b0", "b", [0, 1])
+    assert board.choose(gpus=2).victims == ("b0",)
+
+
+def test_the_least_urgent_and_then_the_youngest_goes():
+    board = Board(a=capability(T4, T4, T4, T4, slots=5))
+    board.place("else", "a", [3], rank=CRITICAL)
+    board.place("high", "a", [0], rank=2, seconds=1)
+    board.place("old", "a", [1], rank=1, seconds=500)
+    board.place("young", "a", [2], rank=1, seconds=5)
+    assert board.choose(gpus=1).victims == ("young",)
+    board.place("low", "a", [3], rank=0, seconds=900)
+    board.cluster.release("else")
+    assert board.choose(gpus=1).victims == ("low",)
+
+
+def test_nobody_of_equal_or_higher_priority_goes():
+    board = Board(a=capability(T4, T4))
+    board.place("one", "a", [0], rank=CRITICAL)
+    board.place("two", "a", [1], rank=2)
+    assert board.choose(gpus=2) is None
+    assert board.choose(rank=2, gpus=1) is None
+    assert board.choose(gpus=1).victims == ("two",)
+
+
+def test_those_who_do_not_stand_in_the_way_stay():
+    board = Board(a=capability(T4, T4, slots=8, cpus=16))
+    board.place("cpu", "a", rank=0, cpus=2)
+    board.place("gpu", "a", [0], rank=1)
+    board.place("other", "a", [1], rank=1, seconds=99)
+    assert board.choose(gpus=1).victims == ("gpu",)
+    assert set(board.choose(gpus=2).victims) == {"gpu", "other"}
+
+
+def test_a_shared_gpu_is_matched_by_what_is_free_on_it():
+    board = Board(a=capability(RTX_4090, RTX_4090))
+    for at in (0, 1):
+        board.place(f"big{at}", "a", [at], gpu_memory="20GB", shared=True, seconds=50 + at)
+    board.place("small", "a", [0], gpu_memory="2GB", shared=True, rank=0)
+    assert board.choose(gpu_memory="12GB", shared=True).victims == ("big0",)
+
+
+def test_a_place_that_becomes_free_anyway_is_waited_for():
+    board = Board(a=capability(T4), b=capability(T4))
+    board.place("ends", "a", [0], stopping=True)
+    board.place("runs", "b", [0])
+    found = board.choose(gpus=1)
+    assert (found.node_id, found.victims, found.awaited) == ("a", (), {"ends"})
+    again = board.choose(gpus=1, promised={"a": [found.wanted]})
+    assert (again.node_id, again.victims) == ("b", ("runs",))
+    assert board.choose(gpus=1, promised={"a": [found.wanted], "b": [found.wanted]}) is None
+
+
+@st.composite
+def boards(draw):
+    board = Board(**{f"n{at}": capability(*draw(st.lists(st.sampled_from([T4, A100]), max_size=3))) for at in range(2)})
+    for number in range(draw(st.integers(0, 7))):
+        node = board.cluster.node(f"n{draw(st.integers(0, 1))}")
+        resources = draw(light_requirements)
+        demand = demand_of(resources)
+        positions = node.best_gpus(demand, list(range(len(node.gpu_indexes)))) if demand.gpus else ()
+        if positions is None or not node.has_room(demand):
+            continue
+        board.cluster.take_at(node, f"j{number}", demand, positions)
+        holder = Holder(draw(st.integers(0, 3)), draw(st.floats(0, 1000)), draw(st.sampled_from([False, False, True])))
+        board.holders[f"j{number}"] = holder
+    return board
+
+
+def fits_without(board, node_id, gone, resources):
+    """The specification: whether a job fits once these have gone, tried out on a cluster of its own."""
+    node = board.cluster.node(node_id)
+    alone = Cluster()
+    copied = alone.upsert_node(node_id, node_id, node.capability, "1")
+    for job_id, holding in node.holdings.items():
+        if job_id not in gone:
+            alone.take_at(copied, job_id, *holding)
+    demand = demand_of(resources)
+    room = copied.slots_free > 0 and copied.cpus_free >= demand.cpus and copied.ram_free_bytes >= demand.ram_bytes
+    every = list(range(len(copied.gpu_indexes)))
+    return room and (not demand.gpus or copied.best_gpus(demand, every) is not None)
+
+
+@given(boards(), light_requirements, st.integers(1, 3))
+def test_victims_make_room_and_each_of_them_is_needed(board, resources, rank):
+    demand = demand_of(resources)
+    nodes = [(node, Wanted(demand, range(len(node.gpu_indexes)))) for node in board.cluster]
+    found = choose(nodes, rank, board.holders, {})
+    for node in board.cluster:
+        stopping = {id for id in node.holdings if board.holders[id].stopping}
+        lesser = {id for id in node.holdings if board.holders[id].rank < rank}
+        if found is None:
+            assert not fits_without(board, node.node_id, stopping | lesser, resources)
+        elif node.node_id == found.node_id:
+            victims = set(found.victims)
+            assert victims <= lesser - stopping
+            assert fits_without(board, node.node_id, stopping | victims, resources)
+            for fewer in combinations(victims, len(victims) - 1) if victims else ():
+                assert not fits_without(board, node.node_id, stopping | set(fewer), resources)
+
+
+def claim(board, job_id, *victims, **resources):
+    wanted = Wanted(demand_of(Resources.parse(resources)), range(2))
+    claims = Claims(board.cluster)
+    claims.add(job_id, Clearing("a", wanted, victims, frozenset(victims)))
+    return claims
+
+
+def test_what_the_first_victim_gives_back_is_kept_until_the_last_has():
+    board = Board(a=capability(T4, T4))
+    board.place("one", "a", [0])
+    board.place("two", "a", [1])
+    claims, node = claim(board, "urgent", "one", "two", gpus=2), board.cluster.node("a")
+    assert list(claims.promised()) == ["a"]
+    claims.release("one")
+    assert node.idle_gpus == 0
+    claims.release("two")
+    assert (node.idle_gpus, node.holdings) == (2, {})
+    assert "urgent" not in claims
+    claims.release("two")
+
+
+def test_nothing_is_kept_for_a_job_that_waits_no_longer():
+    board = Board(a=capability(T4, T4))
+    board.place("one", "a", [0])
+    board.place("two", "a", [1])
+    claims, node = claim(board, "urgent", "one", "two", gpus=2), board.cluster.node("a")
+    claims.release("one")
+    claims.drop("urgent")
+    assert node.idle_gpus == 1
+    claims.release("two")
+    assert node.idle_gpus == 2
+
+
+def test_a_node_that_is_lost_takes_what_was_kept_with_it():
+    board = Board(a=capability(T4, T4))
+    board.place("one", "a", [0])
+    board.place("two", "a", [1])
+    claims = claim(board, "urgent", "one", "two", gpus=2)
+    claims.release("one")
+    board.cluster.remove_node("a")
+    claims.release("two")
+    assert "urgent" not in claims
+    with pytest.raises(KeyError):
+        claims.drop("urgent")
