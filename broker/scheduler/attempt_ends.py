@@ -105,7 +105,7 @@ def ending(end: End) -> Ending:
     """What the record gets. Raises ProtocolError for what it cannot hold."""
     report = end.report
     state, job_state = _ENDS[report.outcome]
-    cause, told = report.cause, end.refused
+    cause, told = report.cause or (Cause.ERROR if report.outcome == "failed" else None), end.refused
     if report.outcome == "retry":
         cause = Cause.ERROR
         job_state = JobState.FAILED if end.refused else job_state

@@ -22,7 +22,7 @@ from cyxwiz_tasks.protocol import HEADER, INBOX
 from cyxwiz_tasks.settings import Settings
 from db import events, job_pages
 from tests.integration.fake_node import FakeNode
-from tests.integration.record import broken_rules
+from tests.integration.record import RULES, SCHEDULER_RULES, broken_rules
 from tests.integration.waiting import until
 
 
@@ -99,7 +99,7 @@ class ControlPlane:
 
     def broken_rules(self) -> dict[str, list[Any]]:
         with self.engine.connect() as tx:
-            return broken_rules(tx)
+            return broken_rules(tx, RULES | SCHEDULER_RULES)
 
     def close(self) -> None:
         for node in self.nodes:

@@ -72,16 +72,28 @@ RULES = {
         SELECT job_id FROM attempts WHERE state = 'completed' GROUP BY job_id HAVING count(*) > 1
         UNION ALL
         SELECT id FROM jobs WHERE result IS NOT NULL AND state <> 'completed'""",
+    "what has no cordon has no end of one, and a quarantine has an end": """
+        SELECT id FROM nodes WHERE cordon IS NULL AND (cordon_until IS NOT NULL OR cordon_reason IS NOT NULL)
+            OR cordon = 'quarantined' AND cordon_until IS NULL""",
     "what waits is nowhere": """
         SELECT id FROM jobs WHERE state IN ('pending', 'held')
             AND (node_id IS NOT NULL OR assigned_at IS NOT NULL OR started_at IS NOT NULL)""",
 }
+#: what a scheduler adds to that
+SCHEDULER_RULES = {
+    "a job is held, or fails, for a reason that its page tells": """
+        SELECT id FROM jobs WHERE state IN ('held', 'failed') AND (cause IS NULL OR coalesce(message, '') = '')""",
+    "an attempt that failed or was lost says why": """
+        SELECT token FROM attempts WHERE state IN ('failed', 'lost') AND cause IS NULL""",
+    "a job never fails for what nodes did to it": """
+        SELECT id FROM jobs WHERE state = 'failed' AND cause IN ('node_lost', 'preempted')""",
+}
 _MOVES = [f"{a}>{b}" for a, targets in JOB_MOVES.items() for b in targets]
 
 
-def broken_rules(tx: Connection) -> dict[str, list[Any]]:
+def broken_rules(tx: Connection, rules: dict[str, str] = RULES) -> dict[str, list[Any]]:
     found = {
-        rule: tx.execute(text(sql), {"moves": _MOVES} if ":moves" in sql else {}).all() for rule, sql in RULES.items()
+        rule: tx.execute(text(sql), {"moves": _MOVES} if ":moves" in sql else {}).all() for rule, sql in rules.items()
     }
     return {rule: list(rows) for rule, rows in found.items() if rows}
 

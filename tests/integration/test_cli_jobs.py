@@ -241,6 +241,12 @@ def test_cancel_and_plan(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     assert peer.requests[-1]["resources"]["gpus"] == 9
 
 
+def test_release(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
+    assert cyxwiz("release", ONE, TWO).output.split() == [ONE, "released", TWO, "released"]
+    assert [(request["kind"], request["job"]) for request in peer.requests] == [("release", ONE), ("release", TWO)]
+    assert json.loads(cyxwiz("release", ONE, "--json").output) == {"released": [ONE]}
+
+
 def test_logs(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     peer.connection.xadd(log_key(ONE), {"text": "one\ntwo\n"})
     peer.connection.xadd(log_key(ONE), {"end": "1"})
