@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine
 
@@ -36,6 +36,17 @@ def fenced(connection: Connection, epoch: int) -> Iterator[Connection]:
             cursor.nextset()
             current = cursor.fetchone()[0]
         if current != epoch:
-            message = f"epoch {epoch} is over, epoch {current} leads: stop and stand by"
-            raise NotLeader(message, epoch=epoch, current=current)
+            refuse(epoch, current)
+        yield connection
+
+
+def refuse(epoch: int, current: int) -> NoReturn:
+    """Raises NotLeader."""
+    raise NotLeader(f"epoch {epoch} is over, epoch {current} leads: stop and stand by", epoch=epoch, current=current)
+
+
+@contextmanager
+def fences_itself(connection: Connection) -> Iterator[Connection]:
+    """For a single statement that fences itself: it is a transaction of its own, with no round trips around it."""
+    with connection.begin():
         yield connection

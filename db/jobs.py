@@ -88,8 +88,6 @@ _SHARED = (
     *("time_limit_seconds", "start_by_seconds", "deadline_seconds"),
 )
 _OWN = ("idempotency_key", "submitted_at", "not_before", "expires_at")
-
-
 _get_shared, _get_own = attrgetter(*_SHARED), attrgetter(*_OWN)
 
 
@@ -179,38 +177,44 @@ class CancelOutcome:
     node_id: str | None
 
 
+#: A batch of jobs as a table: `NewJob.row` in `:rows`, and beside them their messages, as one text, since reading those
+#: as JSON and storing them as jsonb would cost more than all the rest. No JSON text contains the separator (RFC 7464).
+NEW_FIELDS = """
+    id uuid, task text, entry text, name text, owner text, project text, idempotency_key text, priority smallint,
+    resources jsonb, shape text, digest text, submitted_at timestamptz, not_before timestamptz, expires_at timestamptz,
+    time_limit_seconds double precision, start_by_seconds double precision, deadline_seconds double precision"""
+SEPARATOR = "\x1e"
+#: what is inserted of them, and how
+NEW_COLUMNS = """
+    id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, envelope, digest, submitted_at,
+    accepted_at, not_before, expires_at, time_limit_seconds, deadline_at"""
+NEW_VALUES = """
+    id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, envelope, decode(digest, 'hex'),
+    submitted_at, statement_timestamp(), not_before,
+    least(expires_at, statement_timestamp() + make_interval(secs => start_by_seconds)), time_limit_seconds,
+    statement_timestamp() + make_interval(secs => deadline_seconds)"""
+
+
+def table_of(fields: str) -> str:
+    """The FROM-clause of `:rows` with these fields, and of `:envelopes`."""
+    names = ", ".join(field.split()[0] for field in fields.split(","))
+    return f"""ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS ({fields}), string_to_table(:envelopes, chr(30)))
+        AS given ({names}, envelope)"""
+
+
 # DO NOTHING without a target covers the id and the idempotency key, against the table and within the batch. The rows
-# come in the order of the batch, so `seq` is the order of arrival. Messages travel beside them, as one text: to read
-# them as JSON and to store them as jsonb cost more than all the rest. No JSON text contains the separator (RFC 7464).
+# come in the order of the batch, so `seq` is the order of arrival.
 _ACCEPT = text(
-    """
+    f"""
     WITH added AS (
-        INSERT INTO jobs (id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, envelope,
-            digest, state, submitted_at, accepted_at, not_before, expires_at, time_limit_seconds, deadline_at)
-        SELECT id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, envelope,
-            decode(digest, 'hex'), 'pending', submitted_at, statement_timestamp(), not_before,
-            least(expires_at, statement_timestamp() + make_interval(secs => start_by_seconds)), time_limit_seconds,
-            statement_timestamp() + make_interval(secs => deadline_seconds)
-        FROM ROWS FROM (
-            json_to_recordset(CAST(:rows AS json)) AS (
-                id uuid, task text, entry text, name text, owner text, project text, idempotency_key text,
-                priority smallint, resources jsonb, shape text, digest text, submitted_at timestamptz,
-                not_before timestamptz, expires_at timestamptz, time_limit_seconds double precision,
-                start_by_seconds double precision, deadline_seconds double precision
-            ),
-            string_to_table(:envelopes, chr(30))
-        ) AS given (
-            id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, digest, submitted_at,
-            not_before, expires_at, time_limit_seconds, start_by_seconds, deadline_seconds, envelope
-        )
+        INSERT INTO jobs ({NEW_COLUMNS}, state) SELECT {NEW_VALUES}, 'pending' FROM {table_of(NEW_FIELDS)}
         ON CONFLICT DO NOTHING
         RETURNING id, seq
     ), logged AS (
         INSERT INTO events (job_id, epoch, to_state, actor) SELECT id, :epoch, 'pending', 'client' FROM added
     )
-    SELECT coalesce(array_agg(seq), '{}'), CASE WHEN count(*) < :count THEN array_agg(id::text) END FROM added"""
+    SELECT coalesce(array_agg(seq), '{{}}'), CASE WHEN count(*) < :count THEN array_agg(id::text) END FROM added"""  # noqa: S608 - constants
 )
-_SEPARATOR = "\x1e"
 
 _KNOWN = text(
     """
@@ -234,7 +238,7 @@ def accept(tx: Connection, epoch: int, jobs: Sequence[NewJob]) -> list[Accepted]
     if not jobs:
         return []
     rows = f"[{','.join(job.row for job in jobs)}]"
-    envelopes = _SEPARATOR.join(job.stored_envelope for job in jobs)
+    envelopes = SEPARATOR.join(job.stored_envelope for job in jobs)
     values = {"rows": rows, "envelopes": envelopes, "count": len(jobs), "epoch": epoch}
     numbers, ids = tx.execute(_ACCEPT, values).one()
     # Without ids: all were added, in their order.

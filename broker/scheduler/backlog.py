@@ -157,6 +157,10 @@ class Backlog:
             self._put_in_order(queue)
         return True
 
+    def waits_for_the_same(self, waiting: Waiting) -> bool:
+        """Whether somebody of this shape and priority waits."""
+        return (waiting.resources.shape, waiting.priority) in self._queues
+
     def remove(self, job_id: str) -> bool:
         """A waiting job was cancelled. False: it does not wait here. Costs one look into each queue."""
         queue = self._queue_of(job_id)

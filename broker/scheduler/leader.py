@@ -45,6 +45,7 @@ from broker.scheduler.keeper import Keeper
 from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import FENCED, Outbox
+from broker.scheduler.placing_at_once import place_at_once
 from broker.scheduler.revokes import RevokeListener
 from broker.scheduler.telling import tell
 from broker.scheduler.turn import Turn
@@ -52,7 +53,7 @@ from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from cyxwiz_tasks.protocol import COMMANDS, REPORTS
 from cyxwiz_tasks.settings import Settings
-from db.fenced import fenced, fenced_connection
+from db.fenced import fenced, fenced_connection, fences_itself
 from db.leadership import Leadership, assert_current, go_beyond
 
 log = logging.getLogger(__name__)
@@ -182,14 +183,29 @@ class Leader:
 
     def _handle_once(self, batches: Sequence[Batch]) -> None:
         began = time.monotonic()
+        turn = (self._placed_all and self._at_once(batches)) or self._in_turn(batches)
+        if turn.counts:
+            log.info(line("turn", **turn.counts, milliseconds=(time.monotonic() - began) * 1000))
+
+    def _at_once(self, batches: Sequence[Batch]) -> Turn | None:
+        """The short way, for new jobs that find a place as they come; None if there is more to it."""
+        turn = Turn(self._connection, self.epoch, self.memory, self.new_outbox(), self.settings)
+        with fences_itself(self._connection):
+            if not place_at_once(turn, batches):
+                return None
+        failpoints.hit("scheduler.after_commit")
+        self.publish(turn.outbox, batches)
+        failpoints.hit("scheduler.after_publish")
+        return turn
+
+    def _in_turn(self, batches: Sequence[Batch]) -> Turn:
         with self.turn(batches) as turn:
             for batch in batches:
                 if batch.source in INBOX_LISTS:
                     turn.submissions += accepting.accept(turn, batch)
             reports.handle(turn, REPORTS, _of(batches, REPORTS))
             commands.handle(turn, COMMANDS, _of(batches, COMMANDS))
-        if turn.counts:
-            log.info(line("turn", **turn.counts, milliseconds=(time.monotonic() - began) * 1000))
+        return turn
 
     @contextmanager
     def turn(self, batches: Sequence[Batch] = ()) -> Iterator[Turn]:

@@ -25,7 +25,7 @@ def place(turn: Turn) -> int:
     if not placements:
         return 0
     assigned = attempts.assign(
-        turn.tx, turn.epoch, [_new_attempt(placement) for placement in placements], turn.settings.lease_seconds
+        turn.tx, turn.epoch, [new_attempt(placement) for placement in placements], turn.settings.lease_seconds
     )
     turn.look_up(list(assigned))
     for placement in placements:
@@ -35,7 +35,7 @@ def place(turn: Turn) -> int:
             memory.cluster.release(placement.job_id)
             continue
         live = memory.assigned(placement, entry.token, entry.number)
-        _announce(turn, placement, live)
+        announce(turn, placement, live)
         publish(turn, placement.job_id, live)
     turn.counts["placed"] += len(assigned)
     return len(assigned)
@@ -58,7 +58,7 @@ def publish(turn: Turn, job_id: str, live: Live) -> None:
     turn.outbox.to_node(live.node_id, text)
 
 
-def _announce(turn: Turn, placement: Placement, live: Live) -> None:
+def announce(turn: Turn, placement: Placement, live: Live) -> None:
     job_id, node = placement.job_id, placement.node_name
     if turn.wants_result(job_id):
         turn.outbox.state(job_id, ASSIGNED, {"node": node, "attempt": live.number})
@@ -71,7 +71,7 @@ def _announce(turn: Turn, placement: Placement, live: Live) -> None:
     )
 
 
-def _new_attempt(placement: Placement) -> NewAttempt:
+def new_attempt(placement: Placement) -> NewAttempt:
     return NewAttempt(
         job_id=placement.job_id,
         node_id=placement.node_id,

@@ -9,7 +9,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from broker.scheduler import accepting, placing
+from broker.scheduler import accepting, placing, placing_at_once
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks.protocol import INBOX, REJECTED
@@ -53,13 +53,23 @@ def run_until_it_dies(plane, heal):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(accepting, "_let_wait"), (placing, "place"), (Leader, "publish"), (Leader, "_send")]
+    ("owner", "name"),
+    [
+        (accepting, "_let_wait"),
+        (placing, "place"),
+        (placing_at_once, "accept_placed"),
+        (placing_at_once, "publish"),
+        (Leader, "publish"),
+        (Leader, "_send"),
+    ],
 )
 def test_a_crash_anywhere_in_a_turn_loses_nothing_and_doubles_nothing(plane, crash, owner, name):
     with plane.scheduler():
         node = plane.node()
     heal = crash(owner, name)
-    handles = plane.client.submit_many([plane.signature(number) for number in range(3)], wait=False)
+    # Jobs with a key take an ordinary turn, also where they could be placed at once.
+    options = [{} if owner is placing_at_once else {"idempotency_key": f"key {number}"} for number in range(3)]
+    handles = plane.client.submit_many([(plane.signature(number), options[number]) for number in range(3)], wait=False)
     run_until_it_dies(plane, heal)
     with plane.scheduler():
         done = {node.run().job for _ in handles}
