@@ -28,8 +28,10 @@ from cyxwiz_tasks.quantities import show_size
 from cyxwiz_tasks.settings import Settings
 from workers.consumer import Registration
 from workers.control import Control
+from workers.courier import Courier
 from workers.gpus import GpuProvider
 from workers.heartbeat import Heartbeat
+from workers.journal import Journal
 from workers.node import JobPaths, Node
 from workers.node_folder import NodeFolder
 from workers.registration import leave
@@ -93,7 +95,10 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
         app=app,
         redis=client,
         reporter=Reporter(connect(url, "reporter")),
+        gpus=gpus,
+        journal=Journal(folder.path / "journal"),
     )
+    node.courier = Courier(node)
     # Their names tell the scheduler that this process lives as long as the kernel has not closed them.
     heartbeat = Heartbeat(node, connect(url, f"beat-{node.id}", timeout_seconds=3.0), Telemetry(gpus, folder.path))
     control = Control(node, connect(url, f"control-{node.id}"))
@@ -108,7 +113,7 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
         task_events=True,
     )
     worker.node = node
-    parts = (node.reporter, heartbeat, control)
+    parts = (node.reporter, node.courier, heartbeat, control)
     for part in parts:
         part.start()
     try:
@@ -131,6 +136,8 @@ def configure(app: Any, node_id: str, incarnation: str) -> None:
     app.conf.worker_pool = "workers.pool:WarmProcessPool"
     app.conf.worker_consumer = "workers.consumer:NodeConsumer"
     app.conf.worker_redirect_stdouts = False
+    # A server that turns read-only or refuses otherwise comes back; Celery's own worker would end for good.
+    app.conf.broker_channel_error_retry = True
     keys = f"cyxwiz.unacked.{incarnation}"
     app.conf.broker_transport_options = app.conf.broker_transport_options | {
         "unacked_key": keys,

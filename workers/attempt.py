@@ -12,6 +12,7 @@ from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_reports import AttemptReports
 from workers.attempts import StopRequest
 from workers.joblog import JobLog
+from workers.limits import Reason
 from workers.node import Node
 from workers.warm_process import WarmProcess
 
@@ -39,7 +40,7 @@ class Attempt:
     exit_code: int | None = None
     #: why we ended it, if we did
     stopped: Stop | None = None
-    overstayed: bool = False
+    ended_for: Reason | None = None
     ran_out_of_memory: bool = False
     #: pids that would not die
     undead: list[int] = field(default_factory=list)
@@ -54,6 +55,22 @@ class Attempt:
         celery_limit = (self.request.timelimit or (None, None))[0]
         limits = [limit for limit in (self.header.time_limit_seconds, celery_limit) if limit]
         return min(limits, default=None)
+
+    @property
+    def gpu_fault(self) -> str | None:
+        """What the driver says against the attempt's GPUs, if anything."""
+        return self.node.gpus.fault([gpu.index for gpu in self.node.gpus_of(self.assignment) if not gpu.fake])
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether nothing has ended it or begun to."""
+        return self.last_frame is None and self.exit_code is None and self.stopped is None and self.ended_for is None
+
+    @property
+    def had_memory_bytes(self) -> int:
+        """Of its smallest GPU, or of the host where it had none."""
+        gpus = self.node.gpus_of(self.assignment)
+        return min((gpu.memory_bytes for gpu in gpus), default=self.node.capability.ram_bytes)
 
     @property
     def seconds(self) -> float:

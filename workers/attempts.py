@@ -76,12 +76,15 @@ class Attempts:
         if found is not None:
             found[1].ask(stop)
 
-    def preempt_all(self, grace_seconds: float) -> None:
-        """The node stops: every attempt gives its place back."""
+    def preempt_all(self, grace_seconds: float) -> int:
+        """The node stops: every attempt gives its place back. Returns how many there are."""
         with self._lock:
             found = [(job, token, stop) for token, (job, stop) in self._by_token.items()]
         for job, token, stop in found:
-            stop.ask(Stop(job=job, token=token, outcome="preempted", grace_seconds=grace_seconds))
+            stop.ask(
+                Stop(job=job, token=token, outcome="preempted", grace_seconds=grace_seconds, reason="the node stops")
+            )
+        return len(found)
 
     def tokens(self) -> tuple[int, ...]:
         """Tokens of the attempts that run now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,19 +11,24 @@ from celery import Celery, bootsteps
 from celery.app.trace import build_tracer
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from redis import RedisError
 
 from cyxwiz_tasks.job_task import JobTask
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, REPORTS, Assignment, Ended, Stop
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, Assignment, Ended, Stop
 from cyxwiz_tasks.states import Cause
+from workers.confirm import pause_seconds
 from workers.executor import run
 from workers.node import node_of
 from workers.pool import current
 from workers.registration import register
 
 log = logging.getLogger(__name__)
+
+#: of so many refused connections one is told of
+_TELL_EVERY = 20
 
 
 class NodeRequest(Request):  # type: ignore[misc]
@@ -40,22 +46,23 @@ class NodeRequest(Request):  # type: ignore[misc]
             return  # it did not come through the scheduler, and fails for that
         node_of(self.app).attempts.stop(Stop(job=given.job, token=given.token, reason="revoked"))
 
-    def revoked(self) -> bool:
-        """Celery drops a revoked or expired message without a word: the scheduler must hear of it."""
-        if not super().revoked():
-            return False
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Celery drops a message that was revoked or has expired: the scheduler must hear of it."""
+        try:
+            super()._announce_revoked(reason, terminated, signum, expired)
+        except RedisError as error:
+            log.warning("revoked job %s: Celery's backend could not be told: %s", self.id, error)
         try:
             given = self._assignment()
-            ended = Ended(
-                **given.model_dump(include={"node", "incarnation", "job", "attempt", "token"}),
-                outcome="cancelled",
-                cause=Cause.CANCELLED,
-                message="revoked or expired before it started",
-            )
-            node_of(self.app).redis.lpush(REPORTS, ended.model_dump_json())
-        except (ValidationError, RedisError) as error:
-            log.warning("revoked job %s could not be reported: %s", self.id, error)
-        return True
+        except ValidationError:
+            return
+        ended = Ended(
+            **given.model_dump(include={"node", "incarnation", "job", "attempt", "token"}),
+            outcome="cancelled",
+            cause=Cause.EXPIRED if expired else Cause.CANCELLED,
+            message=f"{reason} before it started",
+        )
+        node_of(self.app).courier.deliver(ended)
 
     def _assignment(self) -> Assignment:
         return Assignment.model_validate(self.request_dict.get(ASSIGNMENT_HEADER))
@@ -73,6 +80,10 @@ class NodeTask(JobTask):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
+
+    def after_return(self, *_: Any) -> None:
+        """Celery has stored how the job ended, and sent what waited for that."""
+        current.handover.told()
 
 
 def stand_in_task(app: Celery, name: str) -> NodeTask:
@@ -108,11 +119,19 @@ class NodeConsumer(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.strategies.consumer = self
+        self.refusals = 0
         node_of(self.app).consumer = self
 
     def update_strategies(self) -> None:
         """Called at each new connection: strategies hold the connection's event dispatcher."""
         self.strategies.clear()
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """A server that refuses answers at once, and so would Celery's own next try."""
+        if self.refusals % _TELL_EVERY == 0:
+            log.warning("the broker takes no connection (%s): trying again", exc)
+        self.refusals += 1
+        time.sleep(pause_seconds(self.refusals))
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         try:
@@ -127,4 +146,9 @@ class Registration(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.consumer.events:Events",)
 
     def start(self, consumer: NodeConsumer) -> None:
-        register(node_of(consumer.app))
+        node = node_of(consumer.app)
+        if not node.registered.is_set():
+            # An older incarnation's attempts are lost once the new one is known, so their ends go first.
+            node.courier.wait_until_delivered(maybe_shutdown)
+        register(node)
+        consumer.refusals = 0

@@ -15,15 +15,18 @@ import redis
 from celery import Task
 from celery.canvas import Signature
 from celery.exceptions import Ignore
+from kombu.exceptions import OperationalError
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import Ended, log_key
 from cyxwiz_tasks.runtime.pipe import decode_value
+from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.attempt_reports import AttemptReports
 from workers.confirm import confirm
 from workers.handover import Handover
 from workers.joblog import JobLog
+from workers.journal import Begun, boot_id
 from workers.node import Node
 from workers.outcomes import Outcome, cancelled, outcome_of, preempted
 from workers.states import state_commands
@@ -44,26 +47,28 @@ def run(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Any
     """
     if handover.refusal is not None:
         raise handover.refusal
-    attempt = _begin(task, process, node, handover)
     try:
+        attempt = _begin(task, process, node, handover)
         outcome = _run(attempt, handover)
         attempt.process.end_tree()
         _publish_retry(task, outcome)
         failpoints.hit("agent.before_report")
-        committed = _report(attempt, outcome)
+        counts = _report(attempt, handover, outcome)
+    except Exception as error:
+        _give_back(process, node, handover, error)
+        raise Ignore from None
     finally:
         handover.close()
     failpoints.hit("agent.after_confirm")
-    _tell(attempt, outcome, committed)
-    if not committed:
+    _tell(attempt, outcome, counts)
+    if not counts:
         raise Ignore
-    return _conclude(task, attempt, outcome)
+    return _conclude(task, attempt, handover, outcome)
 
 
 def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Attempt:
     """What an attempt needs beside its process, which may be at work already."""
     assignment, request = handover.assignment, task.request
-    folder = node.folder.attempt_folder(assignment.token)
     reports = AttemptReports(
         assignment,
         node.name,
@@ -80,12 +85,13 @@ def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> 
         header=handover.header,
         assignment=assignment,
         reports=reports,
-        log=JobLog(folder / "log", node.settings.log_limit_bytes, reports.output),
+        log=JobLog(node.folder.attempt_path(assignment.token) / "log", node.settings.log_limit_bytes, reports.output),
         stop_request=handover.stop_request,
         started_at=handover.given_at,
     )
     node.reporter.watch(reports)
     if handover.given:
+        node.journal.begun(Begun(**reports.identity, pid=process.pid, started=process.started, boot=boot_id()))
         reports.started(process.pid, attempt.device)
     return attempt
 
@@ -98,6 +104,20 @@ def _run(attempt: Attempt, handover: Handover) -> Outcome:
     return preempted(attempt) if asked is not None and asked.outcome == "preempted" else cancelled(attempt)
 
 
+def _give_back(process: WarmProcess, node: Node, handover: Handover, error: Exception) -> None:
+    """Something of ours failed: no fault of the job's, which another node may run."""
+    log.exception("job %s: this node failed to run it to its end", handover.assignment.job)
+    process.end_tree()
+    node.courier.deliver(
+        Ended(
+            **handover.assignment.model_dump(include={"node", "incarnation", "job", "attempt", "token"}),
+            outcome="failed",
+            cause=Cause.NODE_LOST,
+            message=f"node {node.name} failed to run it to its end: {type(error).__name__}: {error}",
+        )
+    )
+
+
 def _publish_retry(task: Task, outcome: Outcome) -> None:
     """`self.retry()`: the next message of the same job, which the scheduler keeps until this attempt has ended."""
     if outcome.kind == "retry" and outcome.encoded is not None:
@@ -106,14 +126,30 @@ def _publish_retry(task: Task, outcome: Outcome) -> None:
         Signature.from_dict(decode_value(outcome.encoded), app=task.app).apply_async()
 
 
-def _report(attempt: Attempt, outcome: Outcome) -> bool:
-    """Everything that was said goes first, the end last. Returns whether it is the last word on the job."""
+def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
+    """Everything that was said goes first, the end last. Returns whether it is the job's last word."""
     attempt.log.close()
-    _flush(attempt)
     if attempt.undead:
         log.error("job %s: processes %s hang in the kernel", attempt.assignment.job, attempt.undead)
+    node, ended = attempt.node, _ended(attempt, outcome)
+    # Before anything that may wait for Redis: this agent may end first.
+    node.journal.ended(ended)
+    _flush(attempt)
+    reply = confirm(node, ended)
+    if reply is None:
+        return False  # the journal has it, for the node's next start
+    last_word = reply.committed and reply.final and outcome.kind not in ("preempted", "retry")
+    if last_word:
+        handover.owed = ended
+        _end_log(attempt)
+    else:
+        node.journal.told(ended.token)
+    return last_word
+
+
+def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
     returned = outcome.kind == "completed" and outcome.encoded is not None
-    ended = Ended(
+    return Ended(
         **attempt.reports.identity,
         outcome="preempted" if outcome.kind == "retry" else outcome.kind,
         cause=outcome.cause,
@@ -123,11 +159,8 @@ def _report(attempt: Attempt, outcome: Outcome) -> bool:
         exit_code=attempt.exit_code,
         result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
+        had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
     )
-    committed = confirm(attempt.node, ended)
-    if committed and outcome.kind not in ("preempted", "retry"):
-        _end_log(attempt)
-    return committed
 
 
 def _flush(attempt: Attempt) -> None:
@@ -152,9 +185,8 @@ def _stored(text: str | None) -> str | None:
     return None if text is None else storable_text(text)
 
 
-def _tell(attempt: Attempt, outcome: Outcome, committed: bool) -> None:
+def _tell(attempt: Attempt, outcome: Outcome, counts: bool) -> None:
     why = "" if outcome.message is None else ": " + outcome.message.partition("\n")[0]
-    counts = "" if committed else " (not the last word on the job: it is tried again, or another attempt counts)"
     log.info(
         "job %s (%s) attempt %d %s after %.2f s%s%s",
         attempt.assignment.job,
@@ -163,22 +195,30 @@ def _tell(attempt: Attempt, outcome: Outcome, committed: bool) -> None:
         outcome.kind,
         attempt.seconds,
         why,
-        counts,
+        "" if counts else " (not the job's last word)",
     )
 
 
-def _conclude(task: Task, attempt: Attempt, outcome: Outcome) -> Any:
-    """What Celery gets of an attempt that counts."""
+def _conclude(task: Task, attempt: Attempt, handover: Handover, outcome: Outcome) -> Any:
+    """What Celery gets of an attempt whose end is the job's."""
     match outcome.kind:
         case "completed":
             return outcome.value
         case "failed":
             assert outcome.error is not None
             raise outcome.error
-        case "cancelled":
-            task.backend.mark_as_revoked(
-                task.request.id, outcome.message, request=task.request, store_result=not task.request.ignore_result
-            )
-            task.send_event("task-revoked", terminated=True, signum=None, expired=False)
-    # The job is the scheduler's again.
+    _revoke(task, handover, outcome)
     raise Ignore
+
+
+def _revoke(task: Task, handover: Handover, outcome: Outcome) -> None:
+    request = task.request
+    try:
+        task.backend.mark_as_revoked(
+            request.id, outcome.message, request=request, store_result=not request.ignore_result
+        )
+        task.send_event("task-revoked", terminated=True, signum=None, expired=False)
+    except (redis.RedisError, OperationalError) as error:
+        log.warning("job %s: REVOKED could not be told: %s", request.id, error)
+    else:
+        handover.told()

@@ -6,7 +6,7 @@ Never by CUDA: a CUDA context in the agent would cost memory on each GPU and bre
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import pynvml
@@ -19,6 +19,8 @@ from cyxwiz_tasks.telemetry import GpuReading
 log = logging.getLogger(__name__)
 
 FAKE_GPUS_VARIABLE = "CYXWIZ_FAKE_GPUS"
+#: After these a GPU does nothing until somebody resets it.
+_BROKEN = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, getattr(pynvml, "NVML_ERROR_RESET_REQUIRED", 16)})
 _FORM = 'write "COUNTxMEMORY:COMPUTE_CAPABILITY[:MODEL]", such as "2x24GB:8.9" or "1x80GB:9.0:H100,2x24GB:8.9"'
 _GROUP = re.compile(r"(?P<count>\d{1,3})x(?P<memory>[^:]+):(?P<capability>\d+\.\d+)(?::(?P<model>[^:,]+))?")
 
@@ -29,6 +31,9 @@ class GpuProvider(Protocol):
     def gpus(self) -> list[Gpu]: ...
 
     def readings(self) -> list[GpuReading]: ...
+
+    def fault(self, indexes: Collection[int]) -> str | None:
+        """What is wrong with one of these GPUs, if anything."""
 
 
 class FakeGpus:
@@ -70,6 +75,9 @@ class FakeGpus:
     def readings(self) -> list[GpuReading]:
         return [GpuReading(index=gpu.index) for gpu in self._gpus]
 
+    def fault(self, indexes: Collection[int]) -> str | None:
+        return None
+
 
 class NvmlGpus:
     """NVIDIA's GPUs; none where there is no driver. A GPU that fails costs its own readings and nothing else."""
@@ -79,6 +87,8 @@ class NvmlGpus:
         self._visible_devices = visible_devices
         self._failures = set[tuple[int, str]]()
         self._handles: dict[int, Any] = {}
+        #: uncorrectable memory errors of each that are known already
+        self._errors: dict[int, int] = {}
         try:
             pynvml.nvmlInit()
             count = pynvml.nvmlDeviceGetCount()
@@ -89,6 +99,7 @@ class NvmlGpus:
             handle = self._ask(index, "handle", pynvml.nvmlDeviceGetHandleByIndex, index)
             if handle is not None and self._visible(index, handle):
                 self._handles[index] = handle
+                self._errors[index] = self._uncorrected(index, handle)
 
     def gpus(self) -> list[Gpu]:
         found = [self._describe(index, handle) for index, handle in self._handles.items()]
@@ -96,6 +107,29 @@ class NvmlGpus:
 
     def readings(self) -> list[GpuReading]:
         return [self._read(index, handle) for index, handle in self._handles.items()]
+
+    def fault(self, indexes: Collection[int]) -> str | None:
+        for index in indexes:
+            if (handle := self._handles.get(index)) is None:
+                continue
+            try:
+                pynvml.nvmlDeviceGetMemoryInfo(handle)
+            except pynvml.NVMLError as error:
+                if error.value in _BROKEN:
+                    return f"GPU {index}: {error}"
+            errors = self._uncorrected(index, handle)
+            before = self._errors.setdefault(index, errors)
+            if errors > before:
+                self._errors[index] = errors
+                return f"GPU {index}: {errors - before} uncorrectable memory errors"
+        return None
+
+    def _uncorrected(self, index: int, handle: Any) -> int:
+        kind, since = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        try:
+            return int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
+        except pynvml.NVMLError:
+            return 0  # most GPUs for gaming have no ECC
 
     def _describe(self, index: int, handle: Any) -> Gpu | None:
         try:

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, JobHeader
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempts import StopRequest
+from workers.link import gone_seconds
 from workers.node import Node
 from workers.warm_process import WarmProcess
 
@@ -45,6 +46,8 @@ class Handover:
         #: whether the process has the job, or would have it if it had not just died
         self.given = False
         self.given_at = time.monotonic()
+        #: the end that the record has, as long as Celery does not know of it
+        self.owed: Ended | None = None
         self.stop_request = StopRequest()
         try:
             self.assignment, self.header = _read_headers(request)
@@ -69,6 +72,12 @@ class Handover:
             process.pipe.send(self._frame())
         except OSError:
             return  # it has just died: supervise sees why
+
+    def told(self) -> None:
+        """Celery knows of the attempt's end, and what waited for that has been sent on its way."""
+        if self.owed is not None:
+            self._node.journal.told(self.owed.token)
+            self.owed = None
 
     def close(self) -> None:
         """The attempt is over, or never began."""
@@ -97,6 +106,7 @@ class Handover:
             "cache": str(node.cache_path),
             "data_roots": node.data_roots(header),
             "result_limit_bytes": node.settings.result_limit_bytes,
+            "lease_until": node.link.heard_at + gone_seconds(node.settings) if header.exclusive else None,
             "request": self._request_fields(),
             "body": self._body,
         }

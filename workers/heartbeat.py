@@ -8,21 +8,24 @@ import time
 
 import redis
 
-from cyxwiz_tasks.protocol import BEATS, telemetry_key
+from cyxwiz_tasks.protocol import BEATS, Running, running_key, telemetry_key
 from workers.node import Node
 from workers.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 _READING_SECONDS = 2.0
-_READING_TTL_SECONDS = 60
+_TELLING_SECONDS = 1.0
+_TEXT_TTL_SECONDS = 60
 _FORGET_SECONDS = 3600.0
 
 #: One round trip; the time is the server's, so the clocks of two machines are never compared.
 _BEAT = """
 local t = redis.call('TIME')
 redis.call('ZADD', KEYS[1], t[1] + t[2] / 1000000, ARGV[1])
-if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3]) end
+for i = 2, #KEYS do
+    if ARGV[i + 1] ~= '' then redis.call('SET', KEYS[i], ARGV[i + 1], 'EX', ARGV[2]) end
+end
 """
 
 
@@ -36,6 +39,9 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="cyxwiz-heartbeat", daemon=True)
         self._next_reading = 0.0
         self._next_forgetting = 0.0
+        self._next_telling = 0.0
+        self._number = 0
+        self._told: tuple[int, ...] = ()
 
     def start(self) -> None:
         self._thread.start()
@@ -52,18 +58,23 @@ class Heartbeat:
         while not self._stopping.is_set():
             started_at = time.monotonic()
             try:
+                texts = [self._reading(started_at), self._running(started_at)]
                 self._beat(
-                    keys=[BEATS, telemetry_key(self._node.id)],
-                    args=[self._node.id, self._reading(started_at), _READING_TTL_SECONDS],
+                    keys=[BEATS, telemetry_key(self._node.id), running_key(self._node.id)],
+                    args=[self._node.id, _TEXT_TTL_SECONDS, *texts],
                 )
+                self._node.link.heard_at = started_at
                 if silent_since is not None:
                     log.info("heartbeat: Redis is back after %.1f s", started_at - silent_since)
                     silent_since = None
+                self._forget_old_attempts(started_at)
             except redis.RedisError as error:
                 if silent_since is None:
                     log.warning("heartbeat: Redis is away: %s", error)
                     silent_since = started_at
-            self._forget_old_attempts(started_at)
+            except Exception:
+                # Whatever it was: a node that stops beating loses its jobs.
+                log.exception("heartbeat: one beat failed")
             took_seconds = time.monotonic() - started_at
             self._stopping.wait(max(0.0, self._node.settings.heartbeat_seconds - took_seconds))
 
@@ -72,6 +83,14 @@ class Heartbeat:
             return ""
         self._next_reading = now + _READING_SECONDS
         return self._telemetry.read().model_dump_json()
+
+    def _running(self, now: float) -> str:
+        """What runs here, as soon as that changes; the scheduler looks once a second, and takes each telling once."""
+        tokens = self._node.open_tokens()
+        if tokens == self._told and now < self._next_telling:
+            return ""
+        self._told, self._next_telling, self._number = tokens, now + _TELLING_SECONDS, self._number + 1
+        return Running(incarnation=self._node.incarnation, number=self._number, tokens=tokens).model_dump_json()
 
     def _forget_old_attempts(self, now: float) -> None:
         if now >= self._next_forgetting:

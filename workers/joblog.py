@@ -1,16 +1,21 @@
 """A job's output: all that its process tree writes to standard output and error, in a file and in a stream.
 
 Beyond the limit both are cut in the middle: the first half as it comes, the last half once the job has ended. The file
-holds the bytes as they were written; the stream holds text.
+holds the bytes as they were written; the stream holds text. Where the disk is full the file ends, and the stream goes
+on.
 """
 
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 64 * 1024
 _LAST_LINES_BYTES = 4096
@@ -21,7 +26,13 @@ class JobLog:
     """Written by the attempt's own thread alone. `publish` gets text for the stream."""
 
     def __init__(self, path: Path, limit_bytes: int, publish: Callable[[str], None]) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self._path = path
+        self._file: BinaryIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            self._give_up_file(error)
         self._half_bytes = limit_bytes // 2
         self._head_bytes = 0
         self._tail: deque[bytes] = deque()
@@ -69,13 +80,26 @@ class JobLog:
             self._put(data)
         if rest := self._decoder.decode(b"", final=True):
             self._publish(rest)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _put(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()
+        self._put_into_file(data)
         if text := self._decoder.decode(data):
             self._publish(text)
+
+    def _put_into_file(self, data: bytes) -> None:
+        while self._file is not None and data:
+            try:
+                data = data[self._file.write(data) :]
+            except OSError as error:
+                self._file.close()
+                self._file = None
+                self._give_up_file(error)
+
+    def _give_up_file(self, error: OSError) -> None:
+        """A full disk costs the file and nothing else; the stream goes on."""
+        log.warning("%s ends here: %s", self._path, error)
 
     def _keep(self, data: bytes) -> None:
         self._tail.append(data)

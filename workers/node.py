@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from celery import Celery
@@ -16,8 +16,14 @@ from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.protocol import PROGRESS_EVENT, Assignment, JobHeader
 from cyxwiz_tasks.settings import Settings
 from workers.attempts import Attempts
+from workers.gpus import GpuProvider
+from workers.journal import Journal
+from workers.link import Link
 from workers.node_folder import NodeFolder
 from workers.reporter import Reporter
+
+if TYPE_CHECKING:
+    from workers.courier import Courier
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +53,14 @@ class Node:
     app: Celery
     redis: redis.Redis
     reporter: Reporter
+    gpus: GpuProvider
+    journal: Journal
+    link: Link = field(default_factory=Link)
     attempts: Attempts = field(default_factory=Attempts)
     #: Celery's consumer, once there is one: it sends the events that Flower shows
     consumer: Any = None
+    #: tells of ends for which no thread waits
+    courier: Courier = field(init=False)
     stopping: bool = False
     #: set once the scheduler has this incarnation in the record
     registered: threading.Event = field(default_factory=threading.Event)
@@ -64,6 +75,10 @@ class Node:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def open_tokens(self) -> tuple[int, ...]:
+        """Tokens of attempts that run here, or whose end the scheduler has not confirmed."""
+        return tuple({*self.attempts.tokens(), *self.courier.tokens()})
 
     @property
     def threads_per_job(self) -> int:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from cyxwiz_tasks.errors import CyxwizError, InvalidSettings
@@ -36,22 +37,17 @@ class NodeFolder:
         self.id = self._read_or_make_id()
 
     def attempt_path(self, token: int) -> Path:
-        """The folder of one attempt."""
+        """The folder of one attempt, which its process makes, or its log."""
         return self.path / "attempts" / str(token)
-
-    def attempt_folder(self, token: int) -> Path:
-        """The folder of one attempt, made for it if its process has not done so."""
-        folder = self.attempt_path(token)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def forget_attempts(self, older_than_seconds: float) -> int:
         """Remove folders of attempts that ended so long ago; returns how many."""
         limit, removed = time.time() - older_than_seconds, 0
         for folder in (self.path / "attempts").iterdir():
-            if folder.stat().st_mtime < limit:
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
+            with suppress(FileNotFoundError):
+                if folder.stat().st_mtime < limit:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
         return removed
 
     def close(self) -> None:

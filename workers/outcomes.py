@@ -12,6 +12,7 @@ from cyxwiz_tasks.runtime.pipe import decode_value
 from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.failure import stand_in
+from workers.limits import Reason
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def outcome_of(attempt: Attempt) -> Outcome:
     frame = attempt.last_frame
     if attempt.stopped is not None:
         return cancelled(attempt) if attempt.stopped.outcome == "cancelled" else preempted(attempt)
-    if attempt.overstayed:
-        return time_limit(attempt)
+    if attempt.ended_for is not None and not (attempt.ended_for == "hung" and frame is not None):
+        return _BY_LIMIT[attempt.ended_for](attempt)
     if frame is None:
         return ended_without_word(attempt)
     return _BY_LAST_WORD[frame["kind"]](attempt)
@@ -49,9 +50,15 @@ def completed(attempt: Attempt) -> Outcome:
 
 def raised(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
-    if frame["memory"]:
-        return out_of_memory(attempt)
-    return _raised(attempt, Cause.ERROR, f"{frame['type']}: {frame['text']}"[:2000])
+    cause, said = Cause(frame["cause"]), f"{frame['type']}: {frame['text']}"[:2000]
+    match cause:
+        case Cause.OUT_OF_MEMORY:
+            return out_of_memory(attempt)
+        case Cause.HARDWARE:
+            return _raised(attempt, cause, f"hardware of node {attempt.node.name} failed: {said}")
+        case Cause.NETWORK:
+            return _raised(attempt, cause, f"a connection of the job broke on node {attempt.node.name}: {said}")
+    return _raised(attempt, _hardware_or(attempt, Cause.ERROR), said)
 
 
 def out_of_memory(attempt: Attempt) -> Outcome:
@@ -83,7 +90,8 @@ def crashed(attempt: Attempt, signal_number: int) -> Outcome:
         "SIGABRT": "native code gave up: see the last lines",
         "SIGBUS": "a file that it had mapped shrank, or shared memory ran out",
     }.get(name, "see the last lines")
-    return _failed(attempt, Cause.CRASHED, f"the job's process was ended by {name} on node {attempt.node.name}: {hint}")
+    cause = _hardware_or(attempt, Cause.CRASHED)
+    return _failed(attempt, cause, f"the job's process was ended by {name} on node {attempt.node.name}: {hint}")
 
 
 def exited(attempt: Attempt) -> Outcome:
@@ -104,6 +112,33 @@ def time_limit(attempt: Attempt) -> Outcome:
         f"the job ran longer than its time limit of {attempt.time_limit_seconds:g} s: give it more (`time_limit=`), or "
         f"return when `ctx.should_stop` turns true",
     )
+
+
+def deadline(attempt: Attempt) -> Outcome:
+    return _failed(
+        attempt,
+        Cause.DEADLINE,
+        f"the job had not ended by its deadline, after {attempt.seconds:.0f} s on node {attempt.node.name}: submit it "
+        f"earlier, or with a later `deadline=`",
+    )
+
+
+def hung(attempt: Attempt) -> Outcome:
+    settings = attempt.node.settings
+    return _failed(
+        attempt,
+        _hardware_or(attempt, Cause.HUNG),
+        f"the job went silent on node {attempt.node.name}, for longer than {settings.hung_floor_seconds:g} s and "
+        f"{settings.hung_factor:g} times its usual pause between two reports. Where each thread was is in its log: if "
+        f"that is a step that takes so long, report from within it",
+    )
+
+
+def cut_off(attempt: Attempt) -> Outcome:
+    why = (
+        "an exclusive job, whose lease would have ended" if attempt.header.exclusive else "for longer than it may wait"
+    )
+    return Outcome("preempted", Cause.PREEMPTED, f"node {attempt.node.name} was cut off from the broker: {why}")
 
 
 def not_json(attempt: Attempt) -> Outcome:
@@ -131,7 +166,9 @@ def cancelled(attempt: Attempt) -> Outcome:
 
 
 def preempted(attempt: Attempt) -> Outcome:
-    return Outcome("preempted", Cause.PREEMPTED, f"gave its place on node {attempt.node.name} back")
+    asked = attempt.stop_request.asked
+    why = f": {asked.reason}" if asked is not None and asked.reason else ""
+    return Outcome("preempted", Cause.PREEMPTED, f"gave its place on node {attempt.node.name} back{why}")
 
 
 def retry(attempt: Attempt) -> Outcome:
@@ -159,6 +196,11 @@ def _failed(attempt: Attempt, cause: Cause, message: str) -> Outcome:
     return Outcome("failed", cause, message, error=JobFailed(message, cause=str(cause)), exception="JobFailed")
 
 
+def _hardware_or(attempt: Attempt, cause: Cause) -> Cause:
+    """Whoever uses a GPU that fails sees any kind of end; the driver knows better."""
+    return Cause.HARDWARE if attempt.gpu_fault is not None else cause
+
+
 def _frame(attempt: Attempt) -> dict[str, Any]:
     assert attempt.last_frame is not None
     return attempt.last_frame
@@ -171,4 +213,11 @@ _BY_LAST_WORD: dict[str, Callable[[Attempt], Outcome]] = {
     "exited": exited,
     "not_json": not_json,
     "too_large": too_large,
+    "cut_off": cut_off,
+}
+_BY_LIMIT: dict[Reason, Callable[[Attempt], Outcome]] = {
+    "time_limit": time_limit,
+    "deadline": deadline,
+    "hung": hung,
+    "cut_off": cut_off,
 }

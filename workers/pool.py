@@ -24,6 +24,7 @@ from workers.warm_process import ForkFailed, ForkServer, WarmProcess
 
 log = logging.getLogger(__name__)
 
+_SURVIVORS_SECONDS = 5.0
 _RETRY_SECONDS = (0.1, 0.5, 2.0, 10.0)
 
 
@@ -41,7 +42,7 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
 
     def on_start(self) -> None:
         self._node = node_of(self.app)
-        self._server = ForkServer(job_environment(os.environ, self._node.threads_per_job))
+        self._server = ForkServer(job_environment(os.environ, self._node.threads_per_job), mark=self._node.id)
         self._waiting: queue.SimpleQueue[WarmProcess | None] = queue.SimpleQueue()
         self._wanted = threading.Semaphore(0)
         self._closing = threading.Event()
@@ -75,16 +76,33 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
             finally:
                 # For an attempt that never came to it; one that did has ended its tree by now.
                 handover.close()
+                self._settle(handover)
                 process.end_tree()
+                self._wait_for_survivors(process)
                 process.close()
                 self._wanted.release()
 
         return ApplyResult(self.executor.submit(run))
 
+    def _wait_for_survivors(self, process: WarmProcess) -> None:
+        """The slot and its GPU are not free while somebody of the last job's lives."""
+        while (survivors := process.survivors()) and not self._closing.wait(_SURVIVORS_SECONDS):
+            log.error(
+                "processes %s of process %d's job hang in the kernel: its slot stays taken", survivors, process.pid
+            )
+
+    def _settle(self, handover: Handover) -> None:
+        """Redis took nothing when Celery told of the end, or a callback could not be sent: the scheduler will do it."""
+        if handover.owed is not None:
+            log.warning("job %s: Celery could not be told of its end: the scheduler does it", handover.owed.job)
+            self._node.courier.deliver(handover.owed, confirmed=True)
+
     def on_stop(self) -> None:
         """Give back the places of running jobs, and end every process."""
         self._closing.set()
-        self._node.attempts.preempt_all(self._node.settings.stop_grace_seconds)
+        grace_seconds = self._node.settings.preempt_grace_seconds
+        jobs = self._node.attempts.preempt_all(grace_seconds)
+        log.info("node %s stops: %d jobs give their places back, within %g s", self._node.name, jobs, grace_seconds)
         for _ in range(self.limit):
             self._waiting.put(None)
         # Not Celery's own way, which drops what no thread has begun: its process may have its job already.

@@ -29,8 +29,8 @@ def register(node: Node) -> None:
         failpoints.hit("agent.before_register")
         try:
             reply = ask(node.redis, _registration(node), _TRY_SECONDS)
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            log.warning("node %s: the broker is away (%s), trying again", node.name, error)
+        except redis.RedisError as error:
+            log.warning("node %s: the broker does not take its registration (%s), trying again", node.name, error)
             time.sleep(_PAUSE_SECONDS)
             continue
         if reply is not None and reply.committed:
@@ -64,5 +64,5 @@ def _registration(node: Node) -> Register:
         name=node.name,
         hostname=node.hostname,
         capability=node.capability,
-        running=node.attempts.tokens(),
+        running=node.open_tokens(),
     )

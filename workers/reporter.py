@@ -10,10 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import redis
 
 from workers.attempt_reports import AttemptReports, Command, Taken
+from workers.refusals import is_refusal, passes
 
 log = logging.getLogger(__name__)
 
@@ -117,16 +119,26 @@ class Reporter:
                 for command in commands:
                     pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
                 answers = pipeline.execute(raise_on_error=False)
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                if failures == 0:
-                    log.warning("Redis is away (%s): jobs go on, their progress is kept until it is back", error)
-                if not wanted():
-                    return
-                self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
-                continue
-            if failures:
-                log.info("Redis is back")
-            refused = [answer for answer in answers if isinstance(answer, Exception)]
-            if refused:
-                log.warning("Redis refused %d of %d writes: %s", len(refused), len(commands), refused[0])
-            return
+            except redis.RedisError as error:
+                # Of some commands it may have been the answer alone that was lost: progress may be there twice.
+                answers = [error] * len(commands)
+            commands, refusal = _to_repeat(commands, answers)
+            if refusal is None:
+                if failures:
+                    log.info("Redis takes progress again")
+                return
+            if failures == 0:
+                log.warning("Redis takes no progress (%s): jobs go on, theirs is kept until it does", refusal)
+            if not wanted():
+                return
+            self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+
+
+def _to_repeat(commands: list[Command], answers: list[Any]) -> tuple[list[Command], Exception | None]:
+    """The commands that may be taken another time, and why they were not now."""
+    refused = [(command, answer) for command, answer in zip(commands, answers, strict=True) if is_refusal(answer)]
+    lasting = [answer for _, answer in refused if not passes(answer)]
+    if lasting:
+        log.warning("Redis refused %d of %d writes for good: %s", len(lasting), len(commands), lasting[0])
+    again = [(command, answer) for command, answer in refused if passes(answer)]
+    return [command for command, _ in again], again[0][1] if again else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cyxwiz_tasks.capability import Capability, Gpu
@@ -43,6 +44,9 @@ class SharedGpus:
 
     def readings(self) -> list[GpuReading]:
         return [reading for reading in self._provider.readings() if self._is_ours(reading.index)]
+
+    def fault(self, indexes: Collection[int]) -> str | None:
+        return self._provider.fault(indexes)
 
     def _is_ours(self, index: int) -> bool:
         return index % self._share.of == self._share.number - 1

@@ -1,57 +1,85 @@
 """Watch one job's process from its start to its end: relay what it says, keep its time, end it when asked.
 
-Everything that can happen is a descriptor that turns readable, or a deadline by the monotonic clock: nothing is polled.
+Everything that can happen is a descriptor that turns readable, or a time of the monotonic clock: nothing is polled.
 """
 
 from __future__ import annotations
 
 import selectors
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from workers import link
 from workers.attempt import Attempt
+from workers.hung import Pace
+from workers.limits import Limits
 
-_LAST_FRAMES = frozenset({"returned", "raised", "exited", "retry", "not_json", "too_large"})
+_LAST_FRAMES = frozenset({"returned", "raised", "exited", "retry", "not_json", "too_large", "cut_off"})
 #: For exit handlers of the job, once it has said its result.
 _EXIT_SECONDS = 5.0
+#: For a job that hangs, to write down where.
+_DUMP_SECONDS = 1.0
+#: An exclusive job hears so often in each lease that its node still has it.
+_TELLS_PER_LEASE = 8
 
 Event = Literal["frame", "output", "ended", "stop"]
 
 
 @dataclass
-class _Deadlines:
-    limit: float | None
-    #: when patience with an ending process is over
-    patience: float | None = None
+class _Clock:
+    """What is due for an attempt, and when."""
 
-    def wait_seconds(self) -> float | None:
-        times = [at for at in (self.limit, self.patience) if at is not None]
-        return None if not times else max(0.0, min(times) - time.monotonic())
+    limits: Limits
+    pace: Pace
+    #: when patience with an ending process is over
+    patience_at: float | None = None
+    #: when an exclusive job is told next how long its lease lasts; None for others
+    tell_at: float | None = None
+
+    def wait_seconds(self, attempt: Attempt) -> float:
+        times = [at for at in (self.patience_at, self.tell_at) if at is not None]
+        if attempt.is_going_on:
+            times.append(self.limits.next(attempt.node.link.heard_at)[0])
+        # Without any: the process's end is what comes next. An hour, because select takes no infinity.
+        return max(0.0, min(times, default=time.monotonic() + 3600) - time.monotonic())
 
 
 def supervise(attempt: Attempt) -> None:
     """Return once the process and all that it started are gone; what happened is in `attempt`."""
-    limit_seconds = attempt.time_limit_seconds
-    deadlines = _Deadlines(None if limit_seconds is None else attempt.started_at + limit_seconds)
+    clock = _clock_of(attempt)
     with selectors.DefaultSelector() as selector:
         selector.register(attempt.process.pipe, selectors.EVENT_READ, "frame")
         selector.register(attempt.process.log_fd, selectors.EVENT_READ, "output")
         selector.register(attempt.process.status_fd, selectors.EVENT_READ, "ended")
         selector.register(attempt.stop_request, selectors.EVENT_READ, "stop")
         while attempt.exit_code is None:
-            for key, _ in selector.select(deadlines.wait_seconds()):
-                if not _handle(key.data, attempt, deadlines):
+            for key, _ in selector.select(clock.wait_seconds(attempt)):
+                if not _handle(key.data, attempt, clock):
                     selector.unregister(key.fileobj)
-            _keep_time(attempt, deadlines)
-    _end(attempt)
+            _keep_time(attempt, clock)
+    _end(attempt, clock)
 
 
-def _handle(event: Event, attempt: Attempt, deadlines: _Deadlines) -> bool:
+def _clock_of(attempt: Attempt) -> _Clock:
+    settings, began_at = attempt.node.settings, attempt.started_at
+    limit_seconds, deadline_seconds = attempt.time_limit_seconds, attempt.assignment.deadline_seconds
+    pace = Pace(settings.hung_floor_seconds, settings.hung_factor)
+    limits = Limits(
+        time_limit_at=None if limit_seconds is None else began_at + limit_seconds,
+        deadline_at=None if deadline_seconds is None else began_at + deadline_seconds,
+        pace=pace,
+        alone_seconds=link.alone_seconds(settings, exclusive=attempt.header.exclusive),
+    )
+    return _Clock(limits, pace, tell_at=began_at if attempt.header.exclusive else None)
+
+
+def _handle(event: Event, attempt: Attempt, clock: _Clock) -> bool:
     """One thing that happened. False: nothing more will come from there."""
     match event:
         case "frame":
-            return _take_frames(attempt, deadlines)
+            return _take_frames(attempt, clock)
         case "output":
             return attempt.log.read_from(attempt.process.log_fd)
         case "ended":
@@ -60,11 +88,11 @@ def _handle(event: Event, attempt: Attempt, deadlines: _Deadlines) -> bool:
             stop = attempt.stop_request.take()
             if stop is not None and attempt.last_frame is None:
                 attempt.stopped = stop
-                _ask_to_stop(attempt, deadlines, stop.grace_seconds)
+                _ask_to_stop(attempt, clock, stop.grace_seconds)
     return True
 
 
-def _take_frames(attempt: Attempt, deadlines: _Deadlines) -> bool:
+def _take_frames(attempt: Attempt, clock: _Clock) -> bool:
     try:
         frames = attempt.process.pipe.receive_all()
     except (EOFError, OSError, ValueError):
@@ -72,50 +100,63 @@ def _take_frames(attempt: Attempt, deadlines: _Deadlines) -> bool:
     for frame in frames:
         match frame["kind"]:
             case "progress":
+                clock.pace.reported(time.monotonic())
                 attempt.reports.progress(frame["at"], frame["values"])
+            case "checkpoint":
+                clock.pace.lives(time.monotonic())
             case "heeds":
                 if not frame["stop"] and attempt.exit_code is None:
                     # Nobody in there looks: SIGTERM ends what does not handle it; who does has the rest of the grace.
-                    _terminate(attempt, deadlines)
+                    attempt.process.ask_tree_to_end()
             case kind if kind in _LAST_FRAMES:
                 attempt.last_frame = frame
-                deadlines.patience = time.monotonic() + _EXIT_SECONDS
+                clock.patience_at = time.monotonic() + _EXIT_SECONDS
     return True
 
 
-def _ask_to_stop(attempt: Attempt, deadlines: _Deadlines, grace_seconds: float) -> None:
-    deadlines.patience = time.monotonic() + grace_seconds
+def _keep_time(attempt: Attempt, clock: _Clock) -> None:
+    now, heard_at = time.monotonic(), attempt.node.link.heard_at
+    if clock.tell_at is not None and now >= clock.tell_at:
+        settings = attempt.node.settings
+        clock.tell_at = now + settings.lease_seconds / _TELLS_PER_LEASE
+        with suppress(OSError):  # it has just ended, and the loop is about to hear of it
+            attempt.process.pipe.send_if_room({"kind": "lease", "until": heard_at + link.gone_seconds(settings)})
+    if attempt.is_going_on and (reason := clock.limits.passed(now, heard_at)) is not None:
+        attempt.ended_for = reason
+        _end_for(attempt, clock)
+    if clock.patience_at is not None and now >= clock.patience_at and attempt.exit_code is None:
+        _kill(attempt)
+
+
+def _end_for(attempt: Attempt, clock: _Clock) -> None:
+    settings = attempt.node.settings
+    match attempt.ended_for:
+        case "hung":
+            attempt.process.dump_stacks()
+            clock.patience_at = time.monotonic() + _DUMP_SECONDS
+        case "cut_off":
+            _ask_to_stop(attempt, clock, link.grace_seconds(settings, exclusive=attempt.header.exclusive))
+        case _:
+            _ask_to_stop(attempt, clock, settings.stop_grace_seconds)
+
+
+def _ask_to_stop(attempt: Attempt, clock: _Clock, grace_seconds: float) -> None:
+    clock.patience_at = time.monotonic() + grace_seconds
     try:
-        attempt.process.pipe.send({"kind": "stop"})
+        attempt.process.pipe.send_if_room({"kind": "stop"})
     except OSError:
-        deadlines.patience = time.monotonic()
+        clock.patience_at = time.monotonic()
 
 
-def _keep_time(attempt: Attempt, deadlines: _Deadlines) -> None:
-    now = time.monotonic()
-    if deadlines.limit is not None and now >= deadlines.limit:
-        deadlines.limit = None
-        if attempt.last_frame is None and attempt.stopped is None:
-            attempt.overstayed = True
-            _ask_to_stop(attempt, deadlines, attempt.node.settings.stop_grace_seconds)
-    if deadlines.patience is not None and now >= deadlines.patience and attempt.exit_code is None:
-        _kill(attempt, 0.0)
-
-
-def _terminate(attempt: Attempt, deadlines: _Deadlines) -> None:
-    left = 0.0 if deadlines.patience is None else deadlines.patience - time.monotonic()
-    _kill(attempt, max(0.0, left))
-
-
-def _kill(attempt: Attempt, grace_seconds: float) -> None:
-    attempt.undead = attempt.process.end_tree(grace_seconds)
+def _kill(attempt: Attempt) -> None:
+    attempt.undead = attempt.process.end_tree()
     attempt.exit_code = attempt.process.read_exit_code() if not attempt.undead else -9
 
 
-def _end(attempt: Attempt) -> None:
+def _end(attempt: Attempt, clock: _Clock) -> None:
     """The process is gone: take what it still said, then end what it left behind."""
     attempt.ran_out_of_memory = attempt.process.kernel_ran_out_of_memory()
     attempt.undead = attempt.undead or attempt.process.end_tree()
-    while _take_frames(attempt, _Deadlines(None)):
+    while _take_frames(attempt, clock):
         pass
     attempt.log.drain(attempt.process.log_fd)

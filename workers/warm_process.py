@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from pathlib import Path
 import cyxwiz_tasks
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.runtime.forkserver import NUMBER
-from cyxwiz_tasks.runtime.pipe import Pipe
+from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Pipe
 from workers.attempt_cgroup import AttemptCgroup, CgroupUnavailable
 from workers.out_of_memory import oom_kill_count
-from workers.process_tree import kill_tree, orphans_of, started_at
+from workers.process_table import find_process
+from workers.process_tree import ask_tree_to_end, kill_tree, orphans_of, signal_each, started_at
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +42,12 @@ class WarmProcess:
         self.log_fd = log_fd
         #: turns readable when the process has ended
         self.status_fd = status_fd
-        self._started = started_at(pid)
+        #: tells this process from a later one with the same pid
+        self.started = started_at(pid)
         self._exit_code: int | None = None
         self._ended = False
-        self._cgroup = _cgroup_of(pid)
+        self._undead: list[int] = []
+        self._cgroup = _cgroup_of(f"{server.mark}-{pid}", pid)
         self._memory_kills = oom_kill_count(self._cgroup)
 
     def has_ended(self) -> bool:
@@ -64,24 +68,38 @@ class WarmProcess:
         """Whether the kernel has killed for memory since this process began."""
         return oom_kill_count(self._cgroup) > self._memory_kills
 
-    def end_tree(self, grace_seconds: float = 0.0) -> list[int]:
-        """End the process and everything it started. Returns the pids that would not die.
+    def ask_tree_to_end(self) -> None:
+        """SIGTERM to the process and everything it started; it ends whoever does not handle it."""
+        ask_tree_to_end(self.pid, started=self.started)
 
-        With a grace they are asked by SIGTERM first, which ends whoever does not handle it.
-        """
+    def dump_stacks(self) -> None:
+        """Have the process write into its log where each of its threads is, even if it is stopped."""
+        row = find_process(self.pid)
+        if row is not None and row.started == self.started:
+            signal_each(STACK_DUMP_SIGNAL, [row])
+            signal_each(signal.SIGCONT, [row])
+
+    def end_tree(self) -> list[int]:
+        """End the process and everything it started. Returns the pids that would not die."""
         if self._ended:
             return []
         self._ended = True
         left = []
-        if self._cgroup is None or grace_seconds > 0:
-            left = kill_tree(self.pid, grace_seconds, started=self._started)
-        if self._cgroup is not None:
+        if self._cgroup is None:
+            left = kill_tree(self.pid, started=self.started)
+        else:
             self._cgroup.kill()
             left = [] if self._cgroup.wait_empty(_END_SECONDS) else self._cgroup.pids()
             with suppress(OSError):
                 self._cgroup.remove()
         self._server.forget(self.pid)
+        self._undead = left
         return left
+
+    def survivors(self) -> list[int]:
+        """Of those that would not die, who still lives: they hang in the kernel, and so does the GPU that they hold."""
+        self._undead = [pid for pid in self._undead if (row := find_process(pid)) is not None and row.alive]
+        return self._undead
 
     def close(self) -> None:
         """Let go of the descriptors. The tree must have ended."""
@@ -93,8 +111,9 @@ class WarmProcess:
 class ForkServer:
     """The agent's end of `cyxwiz_tasks.runtime.forkserver`, started again whenever it is gone."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, environment: dict[str, str], mark: str) -> None:
+        """`mark` begins the names of the processes' control groups, by which a later agent finds what is left."""
+        self._environment, self.mark = environment, mark
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -187,12 +206,12 @@ class ForkServer:
                 os.close(fd)
 
 
-def _cgroup_of(pid: int) -> AttemptCgroup | None:
+def _cgroup_of(name: str, pid: int) -> AttemptCgroup | None:
     """A cgroup for this process, made ahead of the job: moving a process takes the kernel milliseconds."""
     if not AttemptCgroup.available():
         return None
     try:
-        cgroup = AttemptCgroup.create(f"{os.getpid()}-{pid}")
+        cgroup = AttemptCgroup.create(name)
         cgroup.add(pid)
     except (CgroupUnavailable, OSError) as error:
         log.warning("no cgroup for process %d: %s", pid, error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -15,10 +17,12 @@ from typing import Any, NoReturn, TextIO
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.runtime.context import JobContext
-from cyxwiz_tasks.runtime.pipe import Frame, Pipe, decode_value, encode_value
+from cyxwiz_tasks.runtime.exception_cause import cause_of
+from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Frame, Pipe, decode_value, encode_value
 from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
 from cyxwiz_tasks.runtime.rehearsal import rehearse
 from cyxwiz_tasks.runtime.user_module import find_task
+from cyxwiz_tasks.states import Cause
 
 #: Finalising an application took 13 ms of a job's start: here it happens once, before the first fork.
 app.finalize()
@@ -30,9 +34,11 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
     become_subreaper()
     die_with_parent(parent_pid)
     _take_output(log_fd)
+    # For a job that hangs: the signal handler needs neither the interpreter's lock nor a turn of its loop.
+    faulthandler.register(STACK_DUMP_SIGNAL, file=2, all_threads=True)
     _reseed()
     pipe = Pipe(pipe_fd)
-    contexts: queue.SimpleQueue[JobContext] = queue.SimpleQueue()
+    contexts: queue.SimpleQueue[tuple[JobContext, float | None]] = queue.SimpleQueue()
     # Started ahead of the job: whoever starts a thread waits until it runs.
     threading.Thread(target=_listen, args=(pipe, contexts), name="cyxwiz-listen", daemon=True).start()
     rehearse(_context, _load)
@@ -48,11 +54,15 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
     os._exit(0)
 
 
-def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[JobContext]) -> Frame:
+def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, float | None]]) -> Frame:
     """Run the job and return its last frame."""
     try:
-        context = _context(pipe, job)
-        contexts.put(context)
+        try:
+            context = _context(pipe, job)
+        except OSError as error:
+            # The node's own folders: its disk is full, read-only or broken, and another node may do better.
+            return _raised(error) | {"cause": Cause.HARDWARE}
+        contexts.put((context, job["lease_until"]))
         task, args, kwargs = _load(job)
         returned = task.run_job(context, tuple(args), kwargs)
     except SystemExit as error:
@@ -100,15 +110,27 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
     )
 
 
-def _listen(pipe: Pipe, contexts: queue.SimpleQueue[JobContext]) -> None:
-    context = contexts.get()
+def _listen(pipe: Pipe, contexts: queue.SimpleQueue[tuple[JobContext, float | None]]) -> None:
+    context, lease_until = contexts.get()
     try:
-        while pipe.receive()["kind"] == "stop":
-            context.ask_to_stop()
-            pipe.send({"kind": "heeds", "stop": context.heeds_stop})
+        while True:
+            if lease_until is not None and not pipe.wait(lease_until - time.monotonic()):
+                # An exclusive job whose agent hangs or is cut off. By now it could have been placed again.
+                pipe.send_if_room({"kind": "cut_off"})
+                _end_session()
+            frame = pipe.receive()
+            if frame["kind"] == "stop":
+                context.ask_to_stop()
+                pipe.send({"kind": "heeds", "stop": context.heeds_stop})
+            elif frame["kind"] == "lease":
+                lease_until = frame["until"]
     except (EOFError, OSError):
-        # The agent is gone and nobody will hear the result: end, with every process of this session.
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+        _end_session()  # the agent is gone and nobody will hear the result
+
+
+def _end_session() -> NoReturn:
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
 
 
 def _raised(error: BaseException) -> Frame:
@@ -120,11 +142,11 @@ def _raised(error: BaseException) -> Frame:
             cause = None if error.exc is None else _exception(error.exc)
             return {"kind": "retry", "message": encode_value(dict(error.sig)), "cause": cause}
         text = "".join(traceback.format_exception(_without_our_frames(error)))
-        return {"kind": "raised", "traceback": text, "memory": _is_out_of_memory(error)} | _exception(error)
+        return {"kind": "raised", "traceback": text, "cause": cause_of(error)} | _exception(error)
     except Exception:
         # An exception that cannot even be shown still ends the job as what it is.
         kind = type(error)
-        return {"kind": "raised", "traceback": "", "memory": False, "type": kind.__qualname__} | {
+        return {"kind": "raised", "traceback": "", "cause": "error", "type": kind.__qualname__} | {
             "module": kind.__module__,
             "args": encode_value([]),
             "text": kind.__qualname__,
@@ -146,16 +168,6 @@ def _without_our_frames(error: BaseException) -> BaseException:
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("cyxwiz_tasks."):
         frames = frames.tb_next
     return error.with_traceback(frames) if frames is not None else error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    # On the CPU torch raises a plain RuntimeError: "DefaultCPUAllocator: can't allocate memory".
-    return "torch.OutOfMemoryError" in names or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def _take_output(log_fd: int) -> None:

@@ -1,23 +1,30 @@
 """What the node's agent and the job's process say to each other: JSON objects with a `kind`, one in each frame.
 
-agent -> process: `run` (once), `stop`. process -> agent: `ready` (once), `progress`, `heeds` (whether the function asks
-`should_stop`), and one of `returned`, `raised`, `exited`, `retry`, `not_json`, `too_large` at the end. Arguments and
-results are encoded as Celery encodes them, so dates, UUIDs and decimals arrive as what they were; everything else is
-plain JSON.
+agent -> process: `run` (once), `stop`, and for an exclusive job `lease` (until when it may run).
+process -> agent: `ready` (once), `progress`, `heeds` (whether the function asks `should_stop`), and one of `returned`,
+`raised`, `exited`, `retry`, `not_json`, `too_large`, `cut_off` at the end.
+Arguments and results are encoded as Celery encodes them, so dates, UUIDs and decimals arrive as what they were;
+everything else is plain JSON.
 """
 
 from __future__ import annotations
 
 import json
+import select
+import signal
 import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from kombu.utils import json as celery_json
 
 Frame = dict[str, Any]
+
+#: Upon this a job's process writes down where each of its threads is. One that nobody else uses.
+STACK_DUMP_SIGNAL: int = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 
 _LENGTH = struct.Struct("!I")
 #: Arguments and results are far smaller; a length beyond this is noise that a job wrote to the wrong descriptor.
@@ -45,6 +52,24 @@ class Pipe:
     def send_encoded(self, frame: bytes) -> None:
         with self._lock:
             self._socket.sendall(_LENGTH.pack(len(frame)) + frame)
+
+    def send_if_room(self, frame: Frame) -> bool:
+        """Send a short frame unless the other end has let so many gather that there is no room: it does not read.
+
+        Raises OSError once the other end is gone.
+        """
+        data = json.dumps(frame).encode()
+        with self._lock, suppress(BlockingIOError):
+            # All of it or nothing: a frame this short is one piece to the kernel.
+            self._socket.send(_LENGTH.pack(len(data)) + data, socket.MSG_DONTWAIT)
+            return True
+        return False
+
+    def wait(self, seconds: float) -> bool:
+        """Whether something has arrived, or does within so many seconds. Raises OSError."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(self._frames) or bool(poll.poll(max(0.0, seconds) * 1000))
 
     def receive(self) -> Frame:
         """Wait for one frame. Raises EOFError or OSError once the other end is gone."""

@@ -56,6 +56,7 @@ def _frame(folder: str) -> Frame:
         "threads": 1,
         "data_roots": [folder],
         "result_limit_bytes": 0,
+        "lease_until": None,
         "request": {"id": "", "task": _TASK, "headers": {}, "delivery_info": {}},
         "body": '[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]',
     }

@@ -30,6 +30,7 @@ class FakeScheduler:
     """Places everything on the node that registered last. Use as a context manager."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.client = redis.Redis.from_url(url)
         self.reports: list[Any] = []
         self.assignments: dict[str, Assignment] = {}
@@ -37,6 +38,8 @@ class FakeScheduler:
         #: whether the end of an attempt is confirmed as its job's current one
         self.commits: Callable[[Ended], bool] = lambda _: True
         self.answers = True
+        #: fields of every assignment
+        self.changes: dict[str, Any] = {}
         self._quiet = threading.Event()
         self._tokens = itertools.count(1)
         self._stopping = threading.Event()
@@ -85,7 +88,8 @@ class FakeScheduler:
     def assign(self, job: str, **changes: Any) -> Assignment:
         """A placement of this job on the node."""
         assert self.node is not None
-        facts = {"node": self.node.node, "incarnation": self.node.incarnation, "attempt": 1, "epoch": 1} | changes
+        facts = {"node": self.node.node, "incarnation": self.node.incarnation, "attempt": 1, "epoch": 1}
+        facts |= self.changes | changes
         self.assignments[job] = given = Assignment(job=job, token=next(self._tokens), **facts)
         return given
 
@@ -102,7 +106,7 @@ class FakeScheduler:
             try:
                 if not step():
                     self._stopping.wait(0.02)
-            except redis.ConnectionError:
+            except redis.RedisError:
                 self._stopping.wait(0.1)
 
     def _take_report(self) -> bool:

@@ -46,6 +46,7 @@ class NodeProcess:
 
     def __enter__(self) -> NodeProcess:
         with open(self.log, "ab") as log:
+            self._began_at = log.tell()
             self.process = subprocess.Popen(
                 self._arguments, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -62,7 +63,8 @@ class NodeProcess:
 
     @property
     def text(self) -> str:
-        return self.log.read_text(errors="replace")
+        """What it has logged since its start."""
+        return self.log.read_bytes()[self._began_at :].decode(errors="replace")
 
     def wait_for_text(self, text: str, seconds: float = 30.0) -> None:
         def found() -> bool:

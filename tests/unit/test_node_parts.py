@@ -146,7 +146,8 @@ def test_a_node_folder_is_one_workers_own_and_keeps_its_id(tmp_path):
 
 def test_old_attempts_are_forgotten(tmp_path):
     folder = NodeFolder(tmp_path, "a")
-    made = folder.attempt_folder(5)
+    made = folder.attempt_path(5)
+    made.mkdir()
     assert folder.forget_attempts(older_than_seconds=60) == 0
     assert folder.forget_attempts(older_than_seconds=-1) == 1
     assert not made.exists()

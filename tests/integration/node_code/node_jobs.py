@@ -162,3 +162,60 @@ def counts_until(ctx: Any, path: str) -> int:
         count += 1
         time.sleep(0.005)
     return count
+
+
+@job
+def ticks(ctx: Any, path: str) -> int:
+    """Writes its pid and then, every 20 ms, the time into the file PATH, until it is asked to stop."""
+    count = 0
+    with open(path, "w", buffering=1) as file:
+        print(os.getpid(), file=file)
+        while not ctx.should_stop:
+            print(time.monotonic(), file=file)
+            count += 1
+            time.sleep(0.02)
+    return count
+
+
+@job(exclusive=True)
+def ticks_alone(ctx: Any, path: str) -> int:
+    return ticks.run(ctx, path)
+
+
+@job
+def hangs(ctx: Any, folder: str) -> None:
+    """Reports six times, and then never again."""
+    for step in range(6):
+        ctx.report(step=step)
+        time.sleep(0.02)
+    Path(folder, "pid").write_text(str(os.getpid()))
+    sleeps_for_ever()
+
+
+def sleeps_for_ever() -> None:
+    while True:
+        time.sleep(600)
+
+
+@job
+def saves_slowly(ctx: Any, folder: str, seconds: float) -> str:
+    """Takes so long to write down what it has, once it is asked to stop."""
+    Path(folder, "pid").write_text(str(os.getpid()))
+    while not ctx.should_stop:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    Path(folder, "saved").touch()
+    return "saved"
+
+
+@job
+def returns_a_deep_list(depth: int) -> list:
+    made: list = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+@job
+def loses_its_peer() -> None:
+    raise ConnectionResetError(104, "Connection reset by peer")

@@ -1,0 +1,95 @@
+"""Whose fault an exception is, as far as its class and its words say: memory, the hardware, or a connection.
+
+By names, because most of these classes belong to libraries that a job may or may not have imported.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import urllib.error
+from collections.abc import Iterator
+
+from cyxwiz_tasks.states import Cause
+
+#: as many links of a chain of exceptions as a person would read
+_LONGEST_CHAIN = 10
+
+_MEMORY_CLASSES = frozenset({"torch.OutOfMemoryError"})
+# On the CPU torch raises a plain RuntimeError, "DefaultCPUAllocator: can't allocate memory"; so do CUDA's libraries.
+_MEMORY_WORDS = re.compile(
+    r"can't allocate memory|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|cuda.*out of memory", re.I
+)
+
+#: Of CUDA's errors those that no program can cause: cudaErrorECCUncorrectable, NVLink, a GPU that left the bus.
+_HARDWARE_WORDS = re.compile(
+    r"uncorrectable (ECC|NVLink)|ECC error|GPU is lost|fallen off the bus|\bXid\b|hardware stack error"
+    r"|no CUDA-capable device is detected|CUDA-capable device\(s\) is/are busy or unavailable",
+    re.I,
+)
+
+_NETWORK_CLASSES = (ConnectionError, socket.gaierror, urllib.error.URLError)
+_NETWORK_NAMES = frozenset(
+    {
+        *("torch.DistNetworkError", "torch.DistBackendError", "torch.DistStoreError"),
+        *(
+            "requests.ConnectionError",
+            "requests.ConnectTimeout",
+            "requests.ReadTimeout",
+            "requests.ChunkedEncodingError",
+        ),
+        *("urllib3.HTTPError", "httpx.TransportError", "aiohttp.ClientConnectionError", "fsspec.FSTimeoutError"),
+        *("botocore.EndpointConnectionError", "botocore.ConnectionError", "botocore.HTTPClientError"),
+    }
+)
+
+
+def cause_of(error: BaseException) -> Cause:
+    """The cause of an attempt that ended with this exception: what nobody's code can help, else `error`."""
+    chain = list(_chain(error))
+    for asks, cause in (
+        (_is_memory, Cause.OUT_OF_MEMORY),
+        (_is_hardware, Cause.HARDWARE),
+        (_is_network, Cause.NETWORK),
+    ):
+        if any(asks(one) for one in chain):
+            return cause
+    return Cause.ERROR
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that it was raised from."""
+    one: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if one is None:
+            return
+        yield one
+        one = one.__cause__
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or _MEMORY_CLASSES & _names(error):
+        return True
+    return isinstance(error, RuntimeError) and bool(_MEMORY_WORDS.search(str(error)))
+
+
+def _is_hardware(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return True
+    names = _names(error)
+    speaks_of_gpus = isinstance(error, RuntimeError) or any(name.startswith(("torch.", "pynvml.")) for name in names)
+    return speaks_of_gpus and bool(_HARDWARE_WORDS.search(str(error)))
+
+
+def _is_network(error: BaseException) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500  # an answer: the connection is well, and 404 will be 404 again
+    if isinstance(error, BrokenPipeError) and not isinstance(error.__cause__, ConnectionError):
+        return False  # mostly a child process of the job's own
+    return isinstance(error, _NETWORK_CLASSES) or bool(_NETWORK_NAMES & _names(error))
+
+
+def _names(error: BaseException) -> set[str]:
+    """Its classes as "torch.OutOfMemoryError": libraries move their classes between modules, and re-export them."""
+    return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}

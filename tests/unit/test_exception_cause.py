@@ -1,0 +1,67 @@
+"""Whose fault an exception is."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import urllib.error
+from email.message import Message
+
+import pytest
+import torch
+
+from cyxwiz_tasks.runtime.exception_cause import cause_of
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def http(code: int) -> urllib.error.HTTPError:
+    return urllib.error.HTTPError("http://there", code, "words", Message(), None)
+
+
+class ConnectTimeout(OSError):
+    __module__ = "requests.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (MemoryError("asked for 4 TB"), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (raised_from(ValueError("in epoch 3"), MemoryError()), "out_of_memory"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "hardware"),
+        (RuntimeError("NVML: GPU is lost"), "hardware"),
+        (RuntimeError("NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."), "hardware"),
+        (OSError(errno.EIO, "Input/output error"), "hardware"),
+        (torch.distributed.DistNetworkError("Failed to recv, got 0 bytes"), "network"),
+        (torch.distributed.DistBackendError("NCCL error: unhandled system error"), "network"),
+        (ConnectionResetError(errno.ECONNRESET, "reset by peer"), "network"),
+        (socket.gaierror(-2, "Name or service not known"), "network"),
+        (urllib.error.URLError("no route"), "network"),
+        (http(503), "network"),
+        (ConnectTimeout("timed out"), "network"),
+        (http(404), "error"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "error"),
+        (ValueError("uncorrectable ECC error"), "error"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+        (FileNotFoundError(errno.ENOENT, "no such file"), "error"),
+        (TimeoutError("a lock of the job's own"), "error"),
+        (subprocess.CalledProcessError(1, "false"), "error"),
+    ],
+    ids=lambda value: repr(value)[:50] if isinstance(value, BaseException) else value,
+)
+def test_causes(error, cause):
+    assert cause_of(error) == cause
+
+
+def test_a_ring_of_causes_ends():
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert cause_of(first) == "error"
