@@ -183,7 +183,7 @@ class Leader:
 
     def _handle_once(self, batches: Sequence[Batch]) -> None:
         began = time.monotonic()
-        turn = (self._placed_all and self._at_once(batches)) or self._in_turn(batches)
+        turn = (self.placed_all and self._at_once(batches)) or self._in_turn(batches)
         if turn.counts:
             log.info(line("turn", **turn.counts, milliseconds=(time.monotonic() - began) * 1000))
 
