@@ -10,6 +10,8 @@ from tests.chaos.history import ENDED, History
 
 ALLOWED = Path(__file__).with_name("allowed_log_lines.txt")
 _CELERY = {"completed": "SUCCESS", "failed": "FAILURE", "cancelled": "REVOKED"}
+#: the last words of a leader that was replaced
+REPLACED = "leads: stop and stand by"
 #: what of Redis somebody still has to do
 WORK = (
     "node.",
@@ -81,6 +83,6 @@ def _last_place(frames: str) -> str:
 def no_own_deaths(history: History) -> Iterator[str]:
     """Signals of the nemesis end them, and so does an order to stop. A leader that was replaced says so and ends."""
     for death in history.leftovers["deaths"]:
-        replaced = death["name"].startswith("scheduler") and "NotLeader" in history.logs.get(death["name"], "")
+        replaced = death["name"].startswith("scheduler") and REPLACED in history.logs.get(death["name"], "")
         if death["status"] not in (0, -9) and not (death["status"] == 1 and replaced):
             yield f"{death['name']} ended with status {death['status']}"
