@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,6 +36,8 @@ def main(seed: int | None, jobs: int, faults: int, seconds: float, only: tuple[s
     order = Order(secrets.randbelow(10**6) if seed is None else seed, jobs, faults, seconds, only=only)
     folder, began = Path(tempfile.mkdtemp(prefix=f"cyxwiz-chaos-{order.seed}-")), time.monotonic()
     click.echo(f"seed {order.seed}, {jobs} jobs, {faults} faults in {seconds:g} s; files in {folder}")
+    # As Ctrl-C: whatever runs is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     run_chaos(order, folder, lambda text: click.echo(f"{time.monotonic() - began:6.1f}  {text}"))
     verdict = judge(read_history(folder))
     RESULTS.write_text(json.dumps(verdict.as_dict(), indent=2) + "\n")

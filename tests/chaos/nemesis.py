@@ -35,8 +35,8 @@ class Nemesis:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def join(self) -> None:
-        self._thread.join()
+    def join(self, seconds: float | None = None) -> None:
+        self._thread.join(seconds)
 
     def run(self) -> None:
         began = time.monotonic()

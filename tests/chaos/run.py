@@ -27,6 +27,7 @@ from tests.chaos.schedule import plan
 from tests.chaos.stack import LEASE_SECONDS, USER_CODE, Journal, Stack
 from tests.chaos.workload import Workload, plan_jobs
 
+_LEAST_SETTLE_SECONDS = 10.0
 _ENDED = "('completed', 'failed', 'cancelled')"
 
 
@@ -61,7 +62,7 @@ def run_chaos(order: Order, folder: Path, say: Say = lambda text: None) -> Path:
         with _user_of(stack, folder):
             facts = _drive(order, stack, scene, folder, say)
         say("settling")
-        facts |= _settle(order, stack, say)
+        facts |= _settle(order, stack, facts["quiet_from"], say)
         _save(stack, folder, facts | asdict(order) | {"lease_seconds": LEASE_SECONDS})
     finally:
         scene.over.set()
@@ -97,18 +98,20 @@ def _drive(order: Order, stack: Stack, scene: Scene, folder: Path, say: Say) -> 
     began = time.time()
     worker.start()
     nemesis.start()
-    while worker.is_alive() or nemesis.alive:
-        scene.over.wait(10.0)
+    while nemesis.alive:
+        nemesis.join(10.0)
         say(f"{time.time() - began:4.0f} s: {_counts(stack)}")
-        if not nemesis.alive and time.time() - began > order.seconds + order.settle_seconds:
-            workload.stop.set()
+    quiet_from = max(time.time(), began + order.seconds)
+    # Somebody may still wait for a result that never comes.
+    worker.join(max(0.0, quiet_from - time.time()) + order.settle_seconds)
+    workload.stop.set()
     worker.join()
-    nemesis.join()
     client_log.close()
     nemesis_log.close()
     return {
         "began_at": began,
         "ended_at": time.time(),
+        "quiet_from": quiet_from,
         "planned": [one.as_dict() for one in planned],
         "kinds": sorted(kind.name for kind in kinds),
         "unavailable": missing,
@@ -124,19 +127,20 @@ def _counts(stack: Stack) -> str:
         return f"no word of the record ({type(error).__name__})"
 
 
-def _settle(order: Order, stack: Stack, say: Say) -> dict[str, Any]:
-    """Wait until every job has ended and Redis is quiet, or for the time that they may take."""
-    began = time.time()
+def _settle(order: Order, stack: Stack, quiet_from: float, say: Say) -> dict[str, Any]:
+    """Wait until every job has ended and Redis is quiet, for `settle_seconds` from the end of all faults on."""
     quiet: dict[str, Any] = {"settled": False}
-    while time.time() - began < order.settle_seconds:
+    deadline = max(quiet_from + order.settle_seconds, time.time() + _LEAST_SETTLE_SECONDS)
+    while time.time() < deadline:
         with stack.servers.database() as connection:
             row = connection.execute(f"SELECT count(*) FROM jobs WHERE state NOT IN {_ENDED}").fetchone()
         if row and row[0] == 0 and all(member.alive() for member in stack.members) and _is_quiet(stack):
             quiet = {"settled": True}
             break
         time.sleep(0.25)
-    say(f"settled: {quiet['settled']} after {time.time() - began:.1f} s; {_counts(stack)}")
-    return quiet | {"settle_took_seconds": time.time() - began}
+    took_seconds = time.time() - quiet_from
+    say(f"settled: {quiet['settled']}, {took_seconds:.1f} s after the last fault; {_counts(stack)}")
+    return quiet | {"settle_took_seconds": took_seconds}
 
 
 def _is_quiet(stack: Stack) -> bool:
