@@ -78,6 +78,11 @@ class FaultyProxy:
     def stop(self) -> None:
         self._do(self._close())
 
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
     def block(self, *ways: Way) -> None:
         """Let nothing pass in these directions."""
         self._do(self._set({way: {"blocked": True} for way in ways}))

@@ -43,6 +43,8 @@ MIX = {
     "keyed": 2,
     "train": 1,
 }
+#: so often comes a job that takes twice as long: no fault shall strike while nothing runs
+_PACE_SECONDS = 2.5
 _SUBMITTERS = 4
 _SUBMIT_TIMEOUT_SECONDS = 8.0
 _TRIES = 12
@@ -70,8 +72,13 @@ def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
     rng = random.Random(seed + 1)
     kinds, weights = list(MIX), list(MIX.values())
     planned: list[Submission] = []
+    pace = 0.0
     while len(planned) < jobs:
         at = len(planned) / jobs * seconds
+        if at >= pace:
+            pace += _PACE_SECONDS
+            planned.append(Submission(at, "walk", new_id(), numbers=(20, 2 * _PACE_SECONDS / 20)))
+            continue
         if rng.random() < 0.02 and len(planned) + 3 <= jobs:
             ids = tuple(new_id() for _ in range(3))
             planned += [Submission(at, "chain", id, links=ids) for id in ids]

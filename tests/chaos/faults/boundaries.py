@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 from typing import ClassVar
 
-from tests.chaos.faults.fault import Fault
+from tests.chaos.faults.fault import PATIENCE_SECONDS, Fault
 from tests.chaos.schedule import Kind
 
-#: how long an armed point waits for somebody to come by
-_PATIENCE_SECONDS = 8.0
+#: what a plan reckons with for a process that dies and comes back
+_SECONDS = 4.0
 
 
 class _At(Fault):
@@ -19,7 +19,7 @@ class _At(Fault):
 
     point: ClassVar[str]
     order: ClassVar[str] = ""
-    patience_seconds: ClassVar[float] = _PATIENCE_SECONDS
+    patience_seconds: ClassVar[float] = PATIENCE_SECONDS
 
     @property
     def folder(self) -> Path:
@@ -62,7 +62,7 @@ class LeaderAtLoss(LeaderAt):
     patience_seconds = 20.0
 
     def provoke(self) -> None:
-        if self.node.alive():
+        if self.node_at_work():
             os.kill(self.node.pid, signal.SIGKILL)
 
 
@@ -76,7 +76,7 @@ class AgentAtStart(AgentAt):
     patience_seconds = 25.0
 
     def provoke(self) -> None:
-        if self.node.alive():
+        if self.node_at_work():
             os.kill(self.node.pid, signal.SIGKILL)
 
 
@@ -84,13 +84,13 @@ class AgentAtStop(AgentAt):
     patience_seconds = 25.0
 
     def provoke(self) -> None:
-        if self.node.alive():
+        if self.node_at_work():
             os.kill(self.node.pid, signal.SIGTERM)
 
 
 def _at(base: type[_At], point: str, scope: str, needs: tuple[str, ...] = (), order: str = "") -> type[Fault]:
     verb = "stalls" if order else "dies"
-    kind = Kind(f"{point.replace('.', f'_{verb}_')}", scope, (base.patience_seconds / 2,) * 2, needs)
+    kind = Kind(f"{point.replace('.', f'_{verb}_')}", scope, (_SECONDS, _SECONDS), needs)
     return type(kind.name, (base,), {"point": point, "order": order, "kind": kind})
 
 

@@ -17,6 +17,10 @@ from tests.chaos.stack import LEASE_SECONDS, Member, Stack
 #: clearly less than a lease, and clearly more
 SHORT, LONG = (0.5, LEASE_SECONDS / 3), (LEASE_SECONDS + 2.0, LEASE_SECONDS + 5.0)
 BLINK = (0.0, 0.0)
+#: how long a fault waits for something to strike
+PATIENCE_SECONDS = 15.0
+#: a node that takes jobs has more
+_CONNECTIONS_AT_WORK = 4
 
 
 @dataclass
@@ -71,6 +75,12 @@ class Fault(ABC):
     @property
     def node(self) -> Member:
         return self.stack.node(self.planned.choice)
+
+    def node_at_work(self) -> bool:
+        """Whether the node runs and speaks to Redis; one that has just died is waited for."""
+        return self.until(
+            lambda: self.node.alive() and self.node.proxies["redis"].open >= _CONNECTIONS_AT_WORK, PATIENCE_SECONDS
+        )
 
     def wait(self, seconds: float) -> bool:
         """Whether the run goes on after so long."""

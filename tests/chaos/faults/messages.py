@@ -11,11 +11,10 @@ import redis
 from cyxwiz_tasks import Client
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, COMMANDS, INBOX, REPORTS, control_key, node_queue
-from tests.chaos.faults.fault import BLINK, Fault
+from tests.chaos.faults.fault import BLINK, PATIENCE_SECONDS, Fault
 from tests.chaos.faults.monitor import recorded_pushes
 from tests.chaos.schedule import Kind
 
-_PATIENCE_SECONDS = 6.0
 _FOREIGN = (
     b"",
     b"not json",
@@ -46,7 +45,7 @@ class DuplicateDelivery(_OnQueue):
     def inject(self) -> None:
         queue = node_queue(self.node_id)
         with recorded_pushes(self.stack.servers.redis, queue) as messages:
-            self.until(lambda: len(messages) >= 3, _PATIENCE_SECONDS)
+            self.until(lambda: len(messages) >= 3, PATIENCE_SECONDS / 2)
         self.wait(self.planned.seconds)
         if messages:
             with self.stack.servers.redis_client() as client:
@@ -62,9 +61,10 @@ class LostMessage(Fault):
 
     def inject(self) -> None:
         proxy = self.node.proxies["redis"]
+        self.node_at_work()
         before = proxy.counts["swallowed"]
         proxy.swallow(ASSIGNMENT_HEADER.encode())
-        if self.until(lambda: proxy.counts["swallowed"] > before, _PATIENCE_SECONDS):
+        if self.until(lambda: proxy.counts["swallowed"] > before, PATIENCE_SECONDS):
             self.proof = {"swallowed": 1}
 
     def heal(self) -> None:
@@ -102,7 +102,7 @@ class CancelRacing(Fault):
             about[:] = list(dict.fromkeys(s["job"] for s in self.scene.newest_steps(60) if s["step"] in (1, 20)))[:5]
             return bool(about)
 
-        if not self.until(look, _PATIENCE_SECONDS):
+        if not self.until(look, PATIENCE_SECONDS):
             return
         answers = {}
         with Client(self.stack.client_url) as client:

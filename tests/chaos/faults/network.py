@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from tests.chaos.faults.fault import LONG, SHORT, Fault
+from tests.chaos.faults.fault import LONG, PATIENCE_SECONDS, SHORT, Fault
 from tests.chaos.faulty_proxy import FaultyProxy, Way, counted
 from tests.chaos.schedule import Kind
 
@@ -18,7 +18,7 @@ class _OnLink(Fault):
     proxy: FaultyProxy | None = None
 
     def link(self) -> FaultyProxy | None:
-        return self.node.proxies["redis"]
+        return self.node.proxies["redis"] if self.node_at_work() else None
 
     def break_it(self, proxy: FaultyProxy) -> None:
         raise NotImplementedError
@@ -117,6 +117,7 @@ class _OfLeader(_OnLink):
     to: ClassVar[str]
 
     def link(self) -> FaultyProxy | None:
+        self.until(lambda: self.stack.leader() is not None, PATIENCE_SECONDS)
         leader = self.stack.leader()
         return None if leader is None else leader.proxies[self.to]
 
@@ -165,6 +166,7 @@ class UnknownCommit(_OfLeader):
 
     def break_it(self, proxy: FaultyProxy) -> None:
         proxy.cut_on(b"COMMIT")
+        self.until(lambda: self._risen()["cuts"], PATIENCE_SECONDS)
 
 
 class ClientResets(_OnLink):

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.faults.fault import BLINK, LONG, SHORT, Fault
+from tests.chaos.faults.fault import BLINK, LONG, PATIENCE_SECONDS, SHORT, Fault
 from tests.chaos.schedule import Kind
 from tests.chaos.stack import Member
 
@@ -23,7 +23,7 @@ class _Signal(Fault):
     number = signal.SIGKILL
 
     def target(self) -> Member | None:
-        return self.node
+        return self.node if self.node_at_work() else None
 
     def inject(self) -> None:
         member = self.target()
@@ -52,6 +52,7 @@ class KillLeader(_Signal):
     kind = Kind("kill_leader", "scheduler", BLINK)
 
     def target(self) -> Member | None:
+        self.until(lambda: self.stack.leader() is not None, PATIENCE_SECONDS)
         return self.stack.leader()
 
 
@@ -64,8 +65,12 @@ class KillStandby(_Signal):
     kind = Kind("kill_standby", "scheduler", BLINK)
 
     def target(self) -> Member | None:
+        self.until(lambda: self.stack.leader() is not None and self.all_run(), PATIENCE_SECONDS)
         leader = self.stack.leader()
         return next((one for one in self.stack.schedulers if one is not leader and one.alive()), None)
+
+    def all_run(self) -> bool:
+        return all(one.alive() for one in self.stack.schedulers)
 
 
 class _Freeze(Fault):
@@ -74,7 +79,7 @@ class _Freeze(Fault):
     frozen: psutil.Process | None = None
 
     def target(self) -> psutil.Process | None:
-        return psutil.Process(self.node.pid) if self.node.alive() else None
+        return psutil.Process(self.node.pid) if self.node_at_work() else None
 
     def inject(self) -> None:
         process = self.target()
@@ -105,6 +110,7 @@ class FreezeLeaderBriefly(_Freeze):
     kind = Kind("freeze_leader_briefly", "scheduler", SHORT)
 
     def target(self) -> psutil.Process | None:
+        self.until(lambda: self.stack.leader() is not None, PATIENCE_SECONDS)
         leader = self.stack.leader()
         return None if leader is None else psutil.Process(leader.pid)
 
@@ -133,7 +139,7 @@ class _OfJob(Fault):
                             found.append((step, process))
             return bool(found)
 
-        return found[self.planned.choice % len(found)] if self.until(look, 5.0) else None
+        return found[self.planned.choice % len(found)] if self.until(look, PATIENCE_SECONDS) else None
 
 
 class KillJob(_OfJob):

@@ -1,0 +1,220 @@
+"""The bugs that `mutations` seeds: each one a mistake that somebody could make, and who must notice it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Test files, or single tests of them."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.paths)
+
+    @property
+    def command(self) -> list[str]:
+        return ["pytest", *self.paths]
+
+
+@dataclass(frozen=True)
+class Chaos:
+    """A short chaos run with these kinds of faults."""
+
+    kinds: tuple[str, ...]
+    jobs: int = 60
+    faults: int = 8
+    seconds: float = 30.0
+
+    @property
+    def name(self) -> str:
+        return f"chaos of {', '.join(self.kinds)}"
+
+    @property
+    def command(self) -> list[str]:
+        numbers = ["--jobs", str(self.jobs), "--faults", str(self.faults), "--seconds", str(self.seconds)]
+        return ["tests.chaos", *numbers, *(word for kind in self.kinds for word in ("--only", kind))]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`edits`: file, a text that stands there once, and what takes its place."""
+
+    name: str
+    edits: tuple[tuple[str, str, str], ...]
+    catcher: Tests | Chaos
+
+
+_ATTEMPTS, _LEADER, _JOBS = "db/attempts.py", "broker/scheduler/leader.py", "db/jobs.py"
+_OF_ATTEMPTS = Tests(("tests/integration/test_db_attempts.py",))
+_OF_LEADERSHIP = Tests(("tests/integration/test_db_leadership.py",))
+_OF_FAULTS = Tests(("tests/integration/test_scheduler_faults.py",))
+_OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py",))
+_FREEZING = Chaos(("freeze_worker", "partition"), faults=6)
+
+MUTATIONS = (
+    Mutation(
+        "ends are not fenced by token",
+        (
+            (
+                _ATTEMPTS,
+                "JOIN attempts ON attempts.token = given.token AND attempts.state = ANY(:live)",
+                "JOIN attempts ON attempts.token = given.token",
+            ),
+            (_ATTEMPTS, "AND jobs.current_token = attempts.token AND jobs.state = ANY(:live)", ""),
+        ),
+        _OF_ATTEMPTS,
+    ),
+    Mutation(
+        "starts are not fenced by token",
+        ((_ATTEMPTS, "AND jobs.current_token = given.token AND jobs.node_id", "AND jobs.node_id"),),
+        _OF_ATTEMPTS,
+    ),
+    Mutation(
+        "a token is used again",
+        ((_ATTEMPTS, "nextval('attempt_token_seq')", "coalesce(current_token, nextval('attempt_token_seq'))"),),
+        _OF_ATTEMPTS,
+    ),
+    Mutation(
+        "an old leader may write",
+        (("db/fenced.py", "if current != epoch:", "if False:"),),
+        _OF_LEADERSHIP,
+    ),
+    Mutation(
+        "two may lead",
+        (("db/leadership.py", "if connection.scalar(_TRY, LOCK):", "if True:"),),
+        _OF_LEADERSHIP,
+    ),
+    Mutation(
+        "a job is acknowledged before it is committed",
+        (
+            (
+                _LEADER,
+                '            failpoints.hit("scheduler.before_commit")\n'
+                '        failpoints.hit("scheduler.after_commit")\n        self.publish(outbox, batches)\n',
+                '            self.publish(outbox, batches)\n            failpoints.hit("scheduler.before_commit")\n',
+            ),
+        ),
+        Chaos(("scheduler_dies_before_commit",), jobs=120, faults=6, seconds=40.0),
+    ),
+    Mutation(
+        "what a dead leader had taken is forgotten",
+        (
+            (
+                "broker/scheduler/inbox.py",
+                "do moved = moved + 1 end",
+                "do moved = moved + 1 redis.call('RPOP', ARGV[number]) end",
+            ),
+        ),
+        _OF_FAULTS,
+    ),
+    Mutation(
+        "a message that was lost is not published again",
+        (("broker/scheduler/duties/unstarted.py", "return not live.running and", "return False and"),),
+        _OF_FAULTS,
+    ),
+    Mutation(
+        "a silent node is never lost",
+        (
+            (
+                "broker/scheduler/duties/late_nodes.py",
+                "if silence >= settings.lease_seconds}",
+                "if silence >= 1e6}",
+            ),
+            ("broker/scheduler/duties/late_nodes.py", "lost |= self._dead(late, silences)", "lost |= set()"),
+        ),
+        _FREEZING,
+    ),
+    Mutation(
+        "a slot is given twice",
+        (
+            (
+                "broker/scheduler/node.py",
+                "        self.slots_free -= 1\n",
+                "        self.slots_free -= len(self.holdings) % 2\n",
+            ),
+        ),
+        Tests(("tests/unit/test_placement_properties.py",)),
+    ),
+    Mutation(
+        "a node takes messages for its earlier start",
+        (
+            (
+                "workers/handover.py",
+                "if (assignment.node, assignment.incarnation) != (node.id, node.incarnation) or node.stopping:",
+                "if assignment.node != node.id or node.stopping:",
+            ),
+        ),
+        Tests(("tests/integration/test_node_jobs.py", "tests/integration/test_node_life.py")),
+    ),
+    Mutation(
+        "a result is shown before it is recorded",
+        (("workers/executor.py", "    committed = confirm(attempt.node, ended)\n", "    committed = True\n"),),
+        Tests(("tests/integration/test_node_jobs.py",)),
+    ),
+    Mutation(
+        "what a job leaves behind lives on",
+        (
+            ("workers/executor.py", "        attempt.process.end_tree()\n", ""),
+            ("workers/supervise.py", "    attempt.undead = attempt.undead or attempt.process.end_tree()\n", ""),
+            ("workers/pool.py", "                process.end_tree()\n", ""),
+        ),
+        Tests(("tests/integration/test_node_stops.py", "tests/acceptance/test_jobs.py")),
+    ),
+    Mutation(
+        "jobs inherit the agent's environment",
+        (
+            (
+                "workers/job_environment.py",
+                "    if name not in _NAMES and not name.startswith(_PREFIXES):\n        return False\n    return not",
+                "    return True or not",
+            ),
+        ),
+        Tests(("tests/integration/test_node_jobs.py",)),
+    ),
+    Mutation(
+        "one idempotency key makes two jobs",
+        (
+            (
+                _JOBS,
+                "SELECT id, task, entry, name, owner, project, idempotency_key, priority",
+                "SELECT id, task, entry, name, owner, project, NULL, priority",
+            ),
+        ),
+        Tests(("tests/integration/test_db_jobs.py",)),
+    ),
+    Mutation(
+        "a cancel does not overrule a retry",
+        ((_ATTEMPTS, "THEN 'cancelled' ELSE job_state END AS goal", "THEN job_state ELSE job_state END AS goal"),),
+        _OF_ATTEMPTS,
+    ),
+    Mutation(
+        "a change leaves no event",
+        (
+            (
+                _ATTEMPTS,
+                "SELECT job_id, node_id, number, token, :epoch, 'assigned', 'running', 'node',",
+                "SELECT job_id, node_id, number, token, :epoch, 'assigned', 'assigned', 'node',",
+            ),
+        ),
+        _OF_ATTEMPTS,
+    ),
+    Mutation(
+        "a checkpoint is not synced",
+        (("cyxwiz_tasks/checkpoints/durable.py", "        os.fsync(descriptor)\n", "        pass\n"),),
+        _OF_CHECKPOINTS,
+    ),
+    Mutation(
+        "a damaged checkpoint is loaded",
+        (("cyxwiz_tasks/checkpoints/manifest.py", "        if not whole:\n", "        if False:\n"),),
+        _OF_CHECKPOINTS,
+    ),
+    Mutation(
+        "the checkpoint before is not kept",
+        (("cyxwiz_tasks/checkpoints/generations.py", "KEPT = 2", "KEPT = 1"),),
+        _OF_CHECKPOINTS,
+    ),
+)
