@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from sqlalchemy import text
 
+from broker.scheduler.keeper import Keeper
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from db.engine import make_engine
 from db.leadership import assert_current, lead, try_lead
@@ -118,3 +120,18 @@ def test_a_server_that_is_away_is_said_so(tmp_path):
     with pytest.raises(ServerUnavailable):
         try_lead(engine, "a")
     engine.dispose()
+
+
+def test_the_leadership_is_kept_while_the_main_loop_waits_and_lost_once_it_stands_still(engine, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.keeper._EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("broker.scheduler.keeper.STALLED_SECONDS", 1.5)
+    first = try_lead(engine, "a", silence_seconds=0.5)
+    keeper = Keeper(first)
+    began = time.monotonic()
+    keeper.start()
+    second = lead(engine, "b", threading.Event(), poll_seconds=0.02)
+    assert time.monotonic() - began > 1.5
+    assert second.epoch == first.epoch + 1
+    keeper.stop()
+    second.release()
+    first.release()
