@@ -31,18 +31,30 @@ class Admission:
 
     def gpus(self, columns: Columns, rows: Rows) -> Mask:
         """Of shape (nodes, GPUs): the GPUs that meet every requirement on a GPU."""
-        kinds = columns.gpu_kind[rows]
-        admitted: Mask = kinds >= 0
+        kinds = columns.gpu_kinds.values
+        on_kind = np.array([*[True] * len(kinds), False])
         for verdicts in self._on_gpu.values():
-            admitted &= verdicts.of(columns.gpu_kinds.values)[kinds]
+            on_kind &= verdicts.of(kinds)
+        admitted: Mask = on_kind[columns.gpu_kind[rows]]
         return admitted
 
     def failures(self, cluster: Cluster, rows: Rows, admitted: Mask) -> dict[str, Mask]:
         """Per requirement that is set, the nodes that do not meet it. `admitted`: what `gpus` said of the same rows."""
+        of_gpus = self._gpu_failures(cluster.columns, rows, admitted) if self.resources.gpus else {}
+        return of_gpus | self._node_failures(cluster, rows)
+
+    def nodes(self, cluster: Cluster, rows: Rows, admitted: Mask) -> Mask:
+        """The nodes that meet every requirement."""
+        fits: Mask = cluster.columns.kind[rows] >= 0
+        if self.resources.gpus:
+            fits &= admitted.sum(axis=1) >= self.resources.gpus
+        for mask in self._node_failures(cluster, rows).values():
+            fits &= ~mask
+        return fits
+
+    def _node_failures(self, cluster: Cluster, rows: Rows) -> dict[str, Mask]:
         resources, columns = self.resources, cluster.columns
         failed: dict[str, Mask] = {}
-        if resources.gpus:
-            failed.update(self._gpu_failures(columns, rows, admitted))
         if resources.cpus:
             failed["cpus"] = columns.cpus[rows] < resources.cpus
         if resources.ram is not None:
@@ -62,13 +74,6 @@ class Admission:
                 cluster, rows, lambda node_id, name: is_excluded(excluded, node_id, name)
             )
         return failed
-
-    def nodes(self, cluster: Cluster, rows: Rows, admitted: Mask) -> Mask:
-        """The nodes that meet every requirement."""
-        fits: Mask = cluster.columns.kind[rows] >= 0
-        for mask in self.failures(cluster, rows, admitted).values():
-            fits &= ~mask
-        return fits
 
     def _gpu_failures(self, columns: Columns, rows: Rows, admitted: Mask) -> dict[str, Mask]:
         wanted, kinds = self.resources.gpus, columns.gpu_kind[rows]

@@ -21,9 +21,9 @@ from broker.scheduler.node import Node
 from broker.scheduler.scoring import constant_fit, fit, gpu_fit
 from cyxwiz_tasks.resources import Resources
 
-#: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass; looking at each
-#: GPU makes plain Python slower and the pass, too.
-SCALAR_ROWS = 16
+#: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass. Alone and warm,
+#: 20 would be right; between placements, where a pass finds its code and data cold, it costs 37 us and more.
+SCALAR_ROWS = 64
 _NOWHERE = float("-inf")
 
 #: row and score
@@ -71,12 +71,14 @@ class Candidates:
         #: what the fit adds to a node's standing where it is constant; minus infinity: the node can never run this
         self._bonus = np.full(len(columns.kind), _NOWHERE)
         self._scores = np.full(len(columns.kind), _NOWHERE, np.float32)
-        every = np.arange(len(cluster.rows), dtype=np.int32)
-        self._judge(every)
-        self._rate(every)
+        self._judge(self._every_row())
         self._described = cluster.described.end
+        self._rate(self._every_row())
         self._read_up()
         self.asleep = False
+
+    def _every_row(self) -> Rows:
+        return np.arange(len(self._cluster.rows), dtype=np.int32)
 
     def _best_of_freed(self, count: int) -> list[Found]:
         found = [(row, score) for row in self._cluster.freed if (score := self._score_at(row)) != _NOWHERE]
@@ -97,7 +99,8 @@ class Candidates:
     def _catch_up(self) -> None:
         changed = self._cluster.changed.since(self._changed)
         if changed is None:
-            self._rebuild()
+            self._rate(self._every_row())
+            self._read_up()
         else:
             self._rate_all(changed)
 

@@ -49,7 +49,6 @@ class Cluster:
     def __init__(self, weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)) -> None:
         """`weights`: `settings().score_weights`. Raises InvalidSettings if they cannot weigh."""
         self.weights = normalised(weights)
-        self.columns = Columns()
         self.changed = ChangeLog()
         self.described = ChangeLog()
         #: rows of open nodes; emptied by the placer
@@ -60,6 +59,9 @@ class Cluster:
         self.size_version = 0
         #: nodes that take a job at all: up, without a cordon, and with a free slot
         self.open_nodes = 0
+        self._columns = Columns()
+        #: rows whose columns are behind: most searches look at few nodes, and need no columns
+        self._unwritten: set[int] = set()
         self._by_id: dict[str, Node] = {}
         self._free_rows: list[int] = []
         self._node_of_job: dict[str, Node] = {}
@@ -72,6 +74,13 @@ class Cluster:
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._by_id
+
+    @property
+    def columns(self) -> Columns:
+        """Everything about all nodes, as of now: to be asked for anew after a change."""
+        while self._unwritten:
+            self._columns.update(self.node_at(self._unwritten.pop()))
+        return self._columns
 
     def node(self, node_id: str) -> Node:
         """Raises NotFound."""
@@ -113,12 +122,12 @@ class Cluster:
             if node.row == len(self.rows):
                 self.rows.append(None)
             self.rows[node.row] = self._by_id[node_id] = node
-        if self.columns.make_room(len(self.rows), len(capability.gpus)):
+        if self._columns.make_room(len(self.rows), len(capability.gpus)):
             self.size_version += 1
         node.describe(name, capability, incarnation)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
         node.cordon = cordon
-        self.columns.describe(node)
+        self._columns.describe(node)
         self.described.append(node.row)
         self._update(node)
         self._note_freed(node)
@@ -154,7 +163,8 @@ class Cluster:
         for job_id in node.holdings:
             del self._node_of_job[job_id]
         self.freed.discard(node.row)
-        self.columns.clear(node.row)
+        self._unwritten.discard(node.row)
+        self._columns.clear(node.row)
         self.described.append(node.row)
         self.changed.append(node.row)
         return list(node.holdings)
@@ -174,14 +184,15 @@ class Cluster:
             self.release(job_id)
         node.take(job_id, Holding(demand, positions))
         self._node_of_job[job_id] = node
-        self._update(node, positions)
+        self._update(node)
 
     def release(self, job_id: str) -> bool:
         """Give back what a job held. False if it held nothing: releasing twice does no harm."""
         node = self._node_of_job.pop(job_id, None)
         if node is None:
             return False
-        self._update(node, node.release(job_id).positions)
+        node.release(job_id)
+        self._update(node)
         self._note_freed(node)
         return True
 
@@ -189,14 +200,14 @@ class Cluster:
         if node.is_open:
             self.freed.add(node.row)
 
-    def _update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
+    def _update(self, node: Node) -> None:
         was_open = node.is_open
         node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None
         if not node.is_open:
             self.freed.discard(node.row)
         node.standing = standing(node, self.weights)
         node.most_gpu_free = max(0, *node.gpu_free) if node.gpu_free else 0
-        self.columns.update(node, positions)
+        self._unwritten.add(node.row)
         self.open_nodes += node.is_open - was_open
         self.changed.append(node.row)
 

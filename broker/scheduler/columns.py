@@ -81,15 +81,14 @@ class Columns:
         self.mixed[row] = node.mixed
         self.any_mixed |= node.mixed
 
-    def update(self, node: Node, positions: tuple[int, ...] | None = None) -> None:
-        """Write what is free on a node; of its GPUs only those at `positions`, if given."""
+    def update(self, node: Node) -> None:
+        """Write what is free on a node."""
         row = node.row
         self.free[0, row] = node.idle_gpus if node.is_open else -1
         self.free[1, row] = node.cpus_free
         self.free[2, row] = node.ram_free_bytes
         self.free[3, row] = node.most_gpu_free
-        for at in range(len(node.gpu_free)) if positions is None else positions:
-            self.gpu_free[row, at] = node.gpu_free[at]
+        self.gpu_free[row, : len(node.gpu_free)] = node.gpu_free
         self.standing[row] = node.standing
 
     def clear(self, row: int) -> None:

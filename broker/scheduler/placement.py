@@ -104,13 +104,13 @@ class Placer:
         node = cluster.node_at(row)
         positions = candidates.gpus_on(node)
         assert positions is not None
-        taken = demand.gpu_memory_bytes * len(positions) or sum(node.gpu_memory[at] for at in positions)
+        taken = demand.gpu_memory_bytes * len(positions) or sum([node.gpu_memory[at] for at in positions])
         placement = Placement(
             waiting,
             node.node_id,
             node.name,
             node.incarnation,
-            tuple(node.gpu_indexes[at] for at in positions),
+            tuple([node.gpu_indexes[at] for at in positions]),
             taken,
             demand.cpus,
             demand.ram_bytes,
