@@ -18,7 +18,7 @@ from broker.scheduler.memory import Live, tightened
 from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retry_policy import End as PastEnd
 from broker.scheduler.retry_policy import Retry
-from broker.scheduler.standing import SUSPICIOUS, broke_jobs, carried_to_its_end
+from broker.scheduler.standing import SUSPICIOUS, broke_jobs, carried_to_its_end, died
 from broker.scheduler.telling import Outcome
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol import Ended, Update
@@ -39,6 +39,9 @@ _ENDS = {
 #: A node of an older release publishes the next message of a task that retries itself, and then gives its place back
 #: without a cause. The message comes by another list: so long it may take, lest the old one is placed once more.
 _RETRY_MESSAGE_SECONDS = 0.5
+#: A node that says so soon that it lost a job could not run it at all: each time is a fault, or it would go on to do so
+#: with job after job. Later, its agent has died and been started anew, and all its jobs with it.
+_GIVEN_BACK_SECONDS = 5.0
 
 
 @dataclass
@@ -153,10 +156,16 @@ def settle(turn: Turn, end: End, ending: Ending, answer: Settled) -> None:
 
 
 def _judge_node(turn: Turn, end: End) -> None:
-    if end.report.outcome == "completed":
-        carried_to_its_end(turn, end.report.node)
-    elif end.report.cause == Cause.HARDWARE:
-        broke_jobs(turn, end.report.node, "its hardware failed a job")
+    report, live = end.report, end.live
+    if report.outcome == "completed":
+        carried_to_its_end(turn, report.node)
+    elif report.cause == Cause.HARDWARE:
+        broke_jobs(turn, report.node, "its hardware failed a job")
+    elif report.cause == Cause.NODE_LOST and live is not None:
+        if time.monotonic() - live.assigned_at < _GIVEN_BACK_SECONDS:
+            broke_jobs(turn, report.node, "it could not run a job")
+        else:
+            died(turn, report.node, report.incarnation, "its agent died with jobs on it")
 
 
 def _try_again(turn: Turn, end: End, message: str) -> None:

@@ -59,6 +59,7 @@ def _take_back(turn: Turn, ids: list[str], decision: Decision, cause: Cause, mes
         pause_seconds or None,
         told,
     )
+    turn.look_up([one.job_id for one in settled])
     for one in settled:
         live = memory.ended(one.job_id)
         assert live is not None

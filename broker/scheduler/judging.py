@@ -65,7 +65,8 @@ def reported(turn: Turn, report: Ended, live: Live) -> End:
         node.name if node is not None else "",
         report.node,
         report.message or "",
-        seconds=report.seconds,
+        # An agent that speaks for the one before it does not know.
+        seconds=report.seconds or time.monotonic() - live.assigned_at,
         exceptions=report.exception_bases or ((report.exception,) if report.exception else ()),
         ran_out_of=ran_out_of,
         had_bytes=had_bytes,

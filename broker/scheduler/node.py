@@ -21,6 +21,7 @@ class Node:
     """Totals, and what is free of them. Free amounts fall below zero only where a node came back smaller."""
 
     __slots__ = (
+        "blamed",
         "capability",
         "cordon",
         "cpus_free",
@@ -76,6 +77,8 @@ class Node:
         self.is_open = False
         self.cordon = None
         self.faults = self.quarantines = 0
+        #: the incarnation whose death was counted as a fault already
+        self.blamed = ""
 
     def describe(self, name: str, capability: Capability, incarnation: str) -> None:
         """Take over what a node says of itself; what its jobs hold stays held, by NVML's index of each GPU."""

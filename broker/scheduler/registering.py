@@ -12,7 +12,7 @@ import logging
 from broker.scheduler import stopping
 from broker.scheduler.ending import lose
 from broker.scheduler.log_lines import line
-from broker.scheduler.standing import broke_jobs
+from broker.scheduler.standing import died
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.protocol import BEATS, Left, Register, ReportReply, Stop
@@ -57,7 +57,7 @@ def register(turn: Turn, report: Register) -> None:
     if registered.incarnation_before not in (None, report.incarnation):
         gone = [id for id, live in turn.memory.on_node(report.node) if live.token not in report.running]
         if gone:
-            broke_jobs(turn, report.node, "its agent died with jobs on it")
+            died(turn, report.node, registered.incarnation_before or "", "its agent died with jobs on it")
         lose(turn, gone, Cause.NODE_LOST, f"node {report.name} started anew")
     _stop_what_is_not_current(turn, report)
     turn.outbox.beat(report.node)
@@ -80,7 +80,7 @@ def give_up(turn: Turn, node_id: str, state: NodeState) -> None:
     nodes.mark(turn.tx, turn.epoch, node_id, state, Cause.NODE_LOST if state == NodeState.LOST else None)
     gone = [job_id for job_id, _ in turn.memory.on_node(node_id)]
     if gone and state == NodeState.LOST:
-        broke_jobs(turn, node_id, "it went silent with jobs on it")
+        died(turn, node_id, turn.memory.cluster.node(node_id).incarnation, "it went silent with jobs on it")
     why = "has left" if state == NodeState.LEFT else "went silent"
     lose(turn, gone, Cause.NODE_LOST, f"node {name} {why}")
     turn.memory.cluster.remove_node(node_id)

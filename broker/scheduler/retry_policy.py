@@ -11,6 +11,9 @@ nodes and networks do to a job never uses up the tries that its submitter gave i
 | node_lost, preempted | always | none, then short |
 | time_limit, deadline | never | |
 
+A job that is lost within seconds again and again is with a node that fails all it is given: its short pause is doubled
+each time, to 30 s, until the node's faults have put it away.
+
 A long pause is drawn from 0 to 1 s, doubled with each end of that cause, to 5 minutes: full jitter, so that what failed
 together does not come back together. A short one is drawn from 0 to 0.5 s.
 
@@ -39,6 +42,8 @@ BUDGETS = {Cause.HUNG: 2, Cause.NETWORK: 10, Cause.HARDWARE: 10}
 
 BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS = 1.0, 300.0
 SHORT_PAUSE_SECONDS = 0.5
+#: lost so soon, a job's next pause is longer
+SPIN_SECONDS, SPIN_CAP_SECONDS = 5.0, 30.0
 #: crashes, and different nodes lost, that make a job poison; on fewer nodes twice as many losses: see the settings
 POISON_LIMIT = 3
 #: a node that is lost later than so long after the job's start was hardly taken down by it
@@ -117,7 +122,7 @@ def decide(
         return Hold(story)
     alike = [past for past in ends if past.cause == end.cause]
     if end.cause in FREE:
-        return Retry(0.0 if len(alike) == 1 else chance * SHORT_PAUSE_SECONDS)
+        return Retry(_free_pause(alike, chance))
     if end.cause in OWN:
         return _judge_own(wishes, end, ends, chance)
     budget = BUDGETS.get(end.cause, 0)
@@ -168,6 +173,17 @@ def _rounded_up(size_bytes: float) -> int:
 
 def _written(size_bytes: int) -> str:
     return f"{size_bytes / _GIB:.1f}GB" if size_bytes >= _GIB else f"{size_bytes // 2**20}MB"
+
+
+def _free_pause(alike: list[End], chance: float) -> float:
+    if len(alike) == 1:
+        return 0.0
+    spins = sum(_is_spin(end) for end in alike) if _is_spin(alike[-1]) else 0
+    return chance * min(SPIN_CAP_SECONDS, SHORT_PAUSE_SECONDS * 2.0 ** min(max(0, spins - 2), 30))
+
+
+def _is_spin(end: End) -> bool:
+    return end.cause == Cause.NODE_LOST and end.seconds < SPIN_SECONDS
 
 
 def _backoff(count: int, chance: float) -> float:

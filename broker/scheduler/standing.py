@@ -46,6 +46,14 @@ def carried_to_its_end(turn: Turn, node_id: str) -> None:
         nodes.count_faults(turn.tx, {node_id: (0, 0)})
 
 
+def died(turn: Turn, node_id: str, incarnation: str, reason: str) -> None:
+    """An agent is gone and has lost what ran there: one fault, however many jobs it was and however one hears of it."""
+    cluster = turn.memory.cluster
+    if node_id in cluster and (node := cluster.node(node_id)).blamed != incarnation:
+        node.blamed = incarnation
+        broke_jobs(turn, node_id, reason)
+
+
 def broke_jobs(turn: Turn, node_id: str, reason: str) -> None:
     """The node itself lost or spoiled what ran there."""
     _move(turn, node_id, towards=0.0, share=_LOSS)

@@ -77,6 +77,8 @@ def _lines(record: dict[str, Any]) -> list[tuple[str, Any]]:
         ("priority", str(record.get("priority") or "")),
         ("owner", Text(" / ".join(str(record[key]) for key in ("owner", "project") if record.get(key)))),
         ("needs", Text(show_mapping(record.get("resources") or {}))),
+        ("needs since", Text(show_mapping(record.get("learned") or {}))),
+        ("deadline", str(record.get("deadline_at") or "")),
         ("node", Text(str(record.get("node") or ""))),
         ("submitted", _ago(record.get("submitted_at"))),
         ("waited", show_between(record.get("accepted_at"), record.get("started_at") or record.get("ended_at"))),

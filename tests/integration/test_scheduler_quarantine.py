@@ -137,3 +137,20 @@ def test_a_node_that_flaps_is_put_away(plane):
             bad.register()
         assert shown(plane, bad)["cordon"] == "quarantined"
         assert plane.job(job_id)["state"] == "pending"
+
+
+def test_an_agent_that_died_is_one_fault_and_a_node_that_cannot_run_jobs_one_for_each(plane, monkeypatch):
+    lost = {"outcome": "failed", "cause": "node_lost", "message": "the agent died", "untold": True}
+    with plane.scheduler():
+        bad = plane.node("bad", slots=8)
+        ids = [plane.submit(number) for number in range(4)]
+        places = [bad.take()[0] for _ in ids]
+        monkeypatch.setattr("broker.scheduler.attempt_ends._GIVEN_BACK_SECONDS", 0.0)
+        for place in places:
+            bad.end(place, **lost)
+        assert (shown(plane, bad)["cordon"], shown(plane, bad)["faults"]) == (None, 1)
+        monkeypatch.undo()
+        for place in [bad.take()[0] for _ in ids[:2]]:
+            assert not bad.end(place, **lost).final
+        assert shown(plane, bad)["cordon"] == "quarantined"
+        assert {plane.job(job_id)["state"] for job_id in ids} <= {"pending", "assigned"}

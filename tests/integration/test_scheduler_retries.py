@@ -26,7 +26,8 @@ CRASH = {"cause": "crashed", "message": "the job's process was ended by SIGSEGV"
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr("broker.scheduler.retry_policy.BACKOFF_BASE_SECONDS", 0.02)
+    monkeypatch.setattr("broker.scheduler.retry_policy.BACKOFF_CAP_SECONDS", 0.02)
+    monkeypatch.setattr("broker.scheduler.retry_policy.SPIN_CAP_SECONDS", 0.02)
 
 
 def fail(node, **values):
@@ -57,7 +58,8 @@ def test_an_error_is_tried_again_as_often_as_wished_and_then_its_nodes_word_is_t
 
 
 def test_whoever_waits_sees_retry_with_the_error(plane, monkeypatch):
-    monkeypatch.setattr("broker.scheduler.retry_policy.BACKOFF_BASE_SECONDS", 600.0)
+    for name in ("BASE", "CAP"):
+        monkeypatch.setattr(f"broker.scheduler.retry_policy.BACKOFF_{name}_SECONDS", 3600.0)
     with plane.scheduler():
         node = plane.node()
         handle = plane.client.submit(plane.signature(1), max_retries=1)

@@ -16,6 +16,7 @@ from broker.scheduler.retry_policy import (
     OWN,
     QUICK_LOSS_SECONDS,
     SHORT_PAUSE_SECONDS,
+    SPIN_CAP_SECONDS,
     Decision,
     End,
     Fail,
@@ -64,6 +65,7 @@ TABLE: list[tuple[Wishes, list[str], type[Decision], float | None]] = [
     (THREE, ["node_lost", "network", "error", "hardware", "preempted", "hung", "error"], Retry, 2.0),
     (Wishes(), ["node_lost"], Retry, 0.0),
     (Wishes(), ["node_lost", "node_lost"], Retry, 0.5),
+    (Wishes(), ["node_lost", "hung", "node_lost"], Retry, 0.5),
     (Wishes(), ["preempted"] * 1000, Retry, 0.5),
     (Wishes(), ["network"] * 10, Retry, 300.0),
     (Wishes(), ["network"] * 11, Fail, None),
@@ -151,7 +153,9 @@ def test_a_story_names_every_attempt_and_what_to_do() -> None:
 
 
 def test_only_losses_soon_after_a_start_make_poison() -> None:
-    assert isinstance(fate(Wishes(), *["node_lost"] * 9, started=False), Retry)
+    assert fate(Wishes(), *["node_lost"] * 9, started=False) == Retry(30.0)
+    assert fate(Wishes(), *["node_lost"] * 4, started=False) == Retry(2.0)
+    assert fate(Wishes(), *["node_lost"] * 9, started=False, seconds=60.0) == Retry(0.5)
     assert isinstance(fate(Wishes(), *["node_lost"] * 9, seconds=QUICK_LOSS_SECONDS), Retry)
     same = {"node_id": "one", "seconds": 3.0}
     assert isinstance(fate(Wishes(), *["node_lost"] * 5, **same), Retry)
@@ -187,7 +191,8 @@ def test_every_end_has_one_fate_within_its_bounds(
     decision = decide(Wishes(max_retries), last, before, chance)
     own = sum(past.cause in OWN for past in [*before, last])
     if isinstance(decision, Retry):
-        cap = SHORT_PAUSE_SECONDS if last.cause in FREE else BACKOFF_CAP_SECONDS
+        caps = {Cause.PREEMPTED: SHORT_PAUSE_SECONDS, Cause.NODE_LOST: SPIN_CAP_SECONDS}
+        cap = caps.get(last.cause, BACKOFF_CAP_SECONDS)
         assert 0 <= decision.after_seconds <= cap * chance or decision.after_seconds == 0
         assert last.cause not in OWN or own <= max_retries
         assert last.cause not in FINAL

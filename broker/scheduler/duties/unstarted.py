@@ -14,6 +14,7 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import lose
 from broker.scheduler.memory import Live
 from broker.scheduler.placing import publish
+from broker.scheduler.standing import broke_jobs
 from cyxwiz_tasks.states import Cause
 from db.models import NodeState
 
@@ -44,7 +45,10 @@ class Unstarted(Duty):
                 late[job_id].published_at = time.monotonic()
                 publish(turn, job_id, late[job_id])
             message = f"its node did not start it within {_LIMIT_SECONDS:g} s"
+            deaf = {late[job_id].node_id for job_id in given_up if not late[job_id].cancel_asked}
             lost = lose(turn, given_up, Cause.NODE_LOST, message, stop=True)
+            for node_id in deaf:
+                broke_jobs(turn, node_id, f"it did not start a job within {_LIMIT_SECONDS:g} s")
         return {"published_again": len(again), "given_up": lost}
 
     def _is_late(self, live: Live) -> bool:

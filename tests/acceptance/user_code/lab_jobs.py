@@ -121,3 +121,17 @@ def reports_until_stopped(ctx: Any, path: str) -> None:
         step += 1
         ctx.report(step=step, loss=1.0 / step)
         time.sleep(0.05)
+
+
+@job(max_retries=3)
+def crashes_once(ctx: Any) -> int:
+    if ctx.attempt == 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return int(ctx.attempt)
+
+
+@job(max_retries=3, retry_on=LookupError)
+def raises_once(ctx: Any, name: str) -> int:
+    if ctx.attempt == 1:
+        raise {"key": KeyError, "type": TypeError}[name]("not this time")
+    return int(ctx.attempt)
