@@ -56,6 +56,19 @@ def ends(
     return [End(*row) for row in tx.execute(_ENDS, values)]
 
 
+# A message is one text. Within it the texts of a user have their quotation marks escaped, so this is Celery's header.
+_LOOKED_AT = text(
+    """
+    SELECT id::text FROM jobs
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND ended_at IS NOT NULL AND envelope !~ '"ignore_result": ?true'"""
+)
+
+
+def looked_at(tx: Connection, ids: Sequence[str]) -> list[str]:
+    """Those of these jobs that have ended and whose submitter may look at the result."""
+    return [row[0] for row in tx.execute(_LOOKED_AT, {"ids": list(ids)})]
+
+
 _OUTCOMES = text(
     """
     SELECT id::text, state, cause, message, exception, traceback, result FROM jobs

@@ -8,6 +8,7 @@ import json
 import pytest
 from celery import chain, chord
 
+from broker.scheduler.duties.untold import Untold
 from cyxwiz_tasks.protocol import node_queue
 from tests.integration.waiting import until
 
@@ -109,3 +110,17 @@ def test_thousands_of_jobs_are_runnable_again_soon_after_redis_was_emptied(plane
             assert node.end(node.take()[0]).committed
         assert node.take(10)[0].attempt == 1, "the next ones follow"
         assert plane.client.status()["jobs"]["pending"] == total - 2 * slots
+
+
+def test_nobody_is_told_of_a_job_whose_result_is_ignored(plane, monkeypatch):
+    turns = []
+    original = Untold._tell
+    monkeypatch.setattr(Untold, "_tell", lambda self, ids: turns.append(ids) or original(self, ids))
+    with plane.scheduler():
+        node = plane.node()
+        ignored = plane.signature(1).apply_async(ignore_result=True).id
+        assert node.run().job == ignored
+        other = plane.submit(2, name='"ignore_result": true')
+        node.run(result=2)
+        assert result_of(plane, other).get(timeout=5) == 2
+        assert turns == [[other]]

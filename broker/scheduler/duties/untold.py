@@ -61,13 +61,21 @@ class Untold(Duty):
             with self.leader.engine.connect() as tx:
                 ends = outcomes.ends(tx, self._position, oldest_seconds, _YOUNGEST_SECONDS, _BATCH)
             if ends:
-                unsaid: Any = self.leader.redis.eval(_UNSAID, 1, STATE_PREFIX, *(end.job_id for end in ends))
+                unsaid = self._unsaid([end.job_id for end in ends])
                 for start in range(0, len(unsaid), _TOLD_AT_ONCE):
-                    told += self._tell([job_id.decode() for job_id in unsaid[start : start + _TOLD_AT_ONCE]])
+                    told += self._tell(unsaid[start : start + _TOLD_AT_ONCE])
                 self._position = ends[-1]
             if len(ends) < _BATCH:
                 break
         return {"told": told}
+
+    def _unsaid(self, job_ids: list[str]) -> list[str]:
+        """Those whose last word is not in the result backend and should be."""
+        answer: Any = self.leader.redis.eval(_UNSAID, 1, STATE_PREFIX, *job_ids)
+        if not answer:
+            return []
+        with self.leader.engine.connect() as tx:
+            return outcomes.looked_at(tx, [job_id.decode() for job_id in answer])
 
     def _tell(self, job_ids: list[str]) -> int:
         with self.leader.turn() as turn:

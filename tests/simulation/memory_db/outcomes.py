@@ -19,6 +19,10 @@ def ends(tx: Tx, after: End | None, oldest_seconds: float, youngest_seconds: flo
     return sorted(end for end in found if end > after)[:limit]
 
 
+def looked_at(tx: Tx, ids: Sequence[str]) -> list[str]:
+    return [id for id in ids if id in tx.tables.jobs and tx.tables.jobs[id].ended_at is not None]
+
+
 def outcomes(tx: Tx, ids: Sequence[str]) -> list[Outcome]:
     rows = [tx.tables.jobs[id] for id in ids if id in tx.tables.jobs]
     return [
