@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from cyxwiz_tasks.protocol import Stop
 
-#: A stop whose message never came is forgotten after so many others.
+#: A stop whose message never came is forgotten after so many others, and so is an attempt that has begun.
 _REMEMBERED = 10_000
 
 
@@ -51,14 +51,25 @@ class Attempts:
         self._lock = threading.Lock()
         self._by_token: dict[int, tuple[str, StopRequest]] = {}
         self._stopped_before_start: OrderedDict[int, Stop] = OrderedDict()
+        self._begun: OrderedDict[int, None] = OrderedDict()
 
-    def enter(self, job: str, token: int, stop: StopRequest) -> None:
-        """An attempt begins; a stop that came earlier is asked for at once."""
+    def enter(self, job: str, token: int, stop: StopRequest) -> bool:
+        """An attempt begins; a stop that came earlier is asked for at once.
+
+        False, and nothing begins, for one that has begun before: the scheduler publishes an attempt again when it
+        cannot know that its message arrived.
+        """
         with self._lock:
+            if token in self._begun:
+                return False
+            self._begun[token] = None
+            if len(self._begun) > _REMEMBERED:
+                self._begun.popitem(last=False)
             self._by_token[token] = (job, stop)
             early = self._stopped_before_start.pop(token, None)
         if early is not None:
             stop.ask(early)
+        return True
 
     def leave(self, token: int) -> None:
         """An attempt has ended."""

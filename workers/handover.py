@@ -54,9 +54,12 @@ class Handover:
             _refuse_if_not_ours(node, self.assignment)
         except (ProtocolError, Ignore) as error:
             self.refusal = error
-        else:
-            node.attempts.enter(self.assignment.job, self.assignment.token, self.stop_request)
-            failpoints.hit("agent.after_accept")
+            return
+        if not node.attempts.enter(self.assignment.job, self.assignment.token, self.stop_request):
+            log.info("job %s: its message came a second time", self.assignment.job)
+            self.refusal = Ignore()
+            return
+        failpoints.hit("agent.after_accept")
 
     def is_quick(self) -> bool:
         """Whether `give` cannot wait."""

@@ -171,6 +171,16 @@ def test_a_stop_reaches_its_attempt_before_and_after_it_begins():
     late.ask(Stop(job="k", token=2))
 
 
+def test_an_attempt_begins_once_however_often_its_message_comes():
+    attempts = Attempts()
+    assert attempts.enter("j", 1, StopRequest())
+    assert not attempts.enter("j", 1, StopRequest())
+    attempts.leave(1)
+    assert not attempts.enter("j", 1, StopRequest())
+    assert attempts.enter("j", 2, StopRequest())
+    assert attempts.tokens() == (2,)
+
+
 def test_a_stand_in_survives_what_celery_does_to_exceptions():
     frame = {"module": "their.module", "type": "Outer.Broken", "args": encode_value(["x", 7]), "traceback": "Traceback"}
     raised = stand_in(frame)
