@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     #: the score's weights, in this order: reputation, availability, capability fit, uptime
     score_weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)
 
+    #: where a node keeps checkpoints and artifacts besides its own disk, for attempts on other nodes: an fsspec address
+    artifact_store: str | None = None
+    #: a job whose checkpoint cannot be fetched from there for so long is tried elsewhere
+    fetch_checkpoint_seconds: float = Field(default=60.0, ge=0)
     #: a job's log is cut in the middle beyond this
     log_limit_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     #: a result above this stays out of the record and out of Redis: write a file into the artifacts instead

@@ -26,6 +26,7 @@ from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.protocol import node_queue
 from cyxwiz_tasks.quantities import show_size
 from cyxwiz_tasks.settings import Settings
+from workers.artifact_store import ArtifactStore
 from workers.consumer import Registration
 from workers.control import Control
 from workers.courier import Courier
@@ -97,6 +98,7 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
         reporter=Reporter(connect(url, "reporter")),
         gpus=gpus,
         journal=Journal(folder.path / "journal"),
+        artifact_store=ArtifactStore(settings.artifact_store) if settings.artifact_store else None,
     )
     node.courier = Courier(node)
     # Their names tell the scheduler that this process lives as long as the kernel has not closed them.

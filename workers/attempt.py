@@ -9,6 +9,7 @@ from celery.app.task import Context
 
 from cyxwiz_tasks.protocol import Assignment, JobHeader, Stop
 from cyxwiz_tasks.runtime.pipe import Frame
+from workers.attempt_artifacts import AttemptArtifacts
 from workers.attempt_reports import AttemptReports
 from workers.attempts import StopRequest
 from workers.joblog import JobLog
@@ -29,6 +30,7 @@ class Attempt:
     header: JobHeader
     assignment: Assignment
     reports: AttemptReports
+    artifacts: AttemptArtifacts
     log: JobLog
     stop_request: StopRequest
     #: when its process got the job, by the monotonic clock

@@ -22,13 +22,14 @@ from cyxwiz_tasks.protocol import Ended, log_key
 from cyxwiz_tasks.runtime.pipe import decode_value
 from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
+from workers.attempt_artifacts import AttemptArtifacts
 from workers.attempt_reports import AttemptReports
 from workers.confirm import confirm
 from workers.handover import Handover
 from workers.joblog import JobLog
 from workers.journal import Begun, boot_id
 from workers.node import Node
-from workers.outcomes import Outcome, cancelled, outcome_of, preempted
+from workers.outcomes import Outcome, cancelled, no_checkpoint, outcome_of, preempted
 from workers.states import state_commands
 from workers.storable import storable_json, storable_text
 from workers.supervise import supervise
@@ -63,12 +64,15 @@ def run(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Any
     _tell(attempt, outcome, counts)
     if not counts:
         raise Ignore
+    if outcome.kind in ("completed", "cancelled"):
+        attempt.artifacts.forget_checkpoints()
     return _conclude(task, attempt, handover, outcome)
 
 
 def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Attempt:
     """What an attempt needs beside its process, which may be at work already."""
     assignment, request = handover.assignment, task.request
+    folder = node.folder.attempt_path(assignment.token)
     reports = AttemptReports(
         assignment,
         node.name,
@@ -85,7 +89,15 @@ def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> 
         header=handover.header,
         assignment=assignment,
         reports=reports,
-        log=JobLog(node.folder.attempt_path(assignment.token) / "log", node.settings.log_limit_bytes, reports.output),
+        artifacts=AttemptArtifacts(
+            node.artifact_store,
+            assignment,
+            artifacts=node.artifacts_path(assignment),
+            checkpoints=node.checkpoints_path(assignment.job),
+            staging=folder / "unsent",
+            stopping=lambda: node.stopping,
+        ),
+        log=JobLog(folder / "log", node.settings.log_limit_bytes, reports.output),
         stop_request=handover.stop_request,
         started_at=handover.given_at,
     )
@@ -101,6 +113,8 @@ def _run(attempt: Attempt, handover: Handover) -> Outcome:
         supervise(attempt)
         return outcome_of(attempt)
     asked = handover.stop_request.asked
+    if asked is None and handover.not_fetched is not None:
+        return no_checkpoint(attempt, handover.not_fetched)
     return preempted(attempt) if asked is not None and asked.outcome == "preempted" else cancelled(attempt)
 
 
@@ -118,6 +132,13 @@ def _give_back(process: WarmProcess, node: Node, handover: Handover, error: Exce
     )
 
 
+def _store_artifacts(attempt: Attempt, outcome: Outcome) -> None:
+    """Before the end is reported: whoever hears of it finds them."""
+    if (missing := attempt.artifacts.finish(outcome.kind)) is not None:
+        log.warning("job %s: %s", attempt.assignment.job, missing)
+        attempt.log.write(f"{missing}\n".encode())
+
+
 def _publish_retry(task: Task, outcome: Outcome) -> None:
     """`self.retry()`: the next message of the same job, which the scheduler keeps until this attempt has ended."""
     if outcome.kind == "retry" and outcome.encoded is not None:
@@ -128,12 +149,13 @@ def _publish_retry(task: Task, outcome: Outcome) -> None:
 
 def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
     """Everything that was said goes first, the end last. Returns whether it is the job's last word."""
-    attempt.log.close()
     if attempt.undead:
         log.error("job %s: processes %s hang in the kernel", attempt.assignment.job, attempt.undead)
     node, ended = attempt.node, _ended(attempt, outcome)
-    # Before anything that may wait for Redis: this agent may end first.
+    # Before anything that may wait for a store or for Redis: this agent may end first.
     node.journal.ended(ended)
+    _store_artifacts(attempt, outcome)
+    attempt.log.close()
     _flush(attempt)
     reply = confirm(node, ended)
     if reply is None:

@@ -18,6 +18,7 @@ from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader
 from cyxwiz_tasks.runtime.pipe import Frame
+from workers.attempt_artifacts import fetch_checkpoint
 from workers.attempts import StopRequest
 from workers.link import gone_seconds
 from workers.node import Node
@@ -48,6 +49,8 @@ class Handover:
         self.given_at = time.monotonic()
         #: the end that the record has, as long as Celery does not know of it
         self.owed: Ended | None = None
+        #: why the checkpoint that the job must go on from is not here
+        self.not_fetched: Exception | None = None
         self.stop_request = StopRequest()
         try:
             self.assignment, self.header = _read_headers(request)
@@ -63,11 +66,13 @@ class Handover:
 
     def is_quick(self) -> bool:
         """Whether `give` cannot wait."""
-        return len(self._body) <= _AT_ONCE_BYTES
+        return len(self._body) <= _AT_ONCE_BYTES and not self._may_have_checkpoint
 
     def give(self, process: WarmProcess) -> None:
         """Send the job, unless it must not run or was stopped before it came so far."""
         if self.given or self.refusal is not None or self.stop_request.asked is not None:
+            return
+        if self._may_have_checkpoint and not self._fetch_checkpoint():
             return
         failpoints.hit("agent.before_handover")
         self.given, self.given_at = True, time.monotonic()
@@ -87,6 +92,25 @@ class Handover:
         if self.refusal is None:
             self._node.attempts.leave(self.assignment.token)
         self.stop_request.close()
+
+    @property
+    def _may_have_checkpoint(self) -> bool:
+        """Whether an earlier attempt may have left one in the artifact store."""
+        return self.refusal is None and self._node.artifact_store is not None and self.assignment.attempt > 1
+
+    def _fetch_checkpoint(self) -> bool:
+        """False: the job must not start, because it was stopped meanwhile or the store fails."""
+        node = self._node
+        assert node.artifact_store is not None
+        checkpoints = node.checkpoints_path(self.assignment.job)
+        self.not_fetched = fetch_checkpoint(
+            node.artifact_store,
+            self.assignment,
+            checkpoints,
+            patience_seconds=node.settings.fetch_checkpoint_seconds,
+            given_up=lambda: node.stopping or self.stop_request.asked is not None,
+        )
+        return self.not_fetched is None and self.stop_request.asked is None
 
     def _frame(self) -> Frame:
         node, assignment, header = self._node, self.assignment, self.header

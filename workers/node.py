@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.protocol import PROGRESS_EVENT, Assignment, JobHeader
 from cyxwiz_tasks.settings import Settings
+from workers.artifact_store import ArtifactStore
 from workers.attempts import Attempts
 from workers.gpus import GpuProvider
 from workers.journal import Journal
@@ -56,6 +57,8 @@ class Node:
     gpus: GpuProvider
     journal: Journal
     link: Link = field(default_factory=Link)
+    #: None: checkpoints and artifacts stay on this disk
+    artifact_store: ArtifactStore | None = None
     attempts: Attempts = field(default_factory=Attempts)
     #: Celery's consumer, once there is one: it sends the events that Flower shows
     consumer: Any = None

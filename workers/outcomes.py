@@ -171,6 +171,15 @@ def preempted(attempt: Attempt) -> Outcome:
     return Outcome("preempted", Cause.PREEMPTED, f"gave its place on node {attempt.node.name} back{why}")
 
 
+def no_checkpoint(attempt: Attempt, error: Exception) -> Outcome:
+    return _failed(
+        attempt,
+        Cause.NETWORK,
+        f"the job's checkpoint could not be fetched to node {attempt.node.name} ({error}): see that the artifact store "
+        f"answers there",
+    )
+
+
 def retry(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
     why = "" if frame["cause"] is None else f" after {frame['cause']['type']}: {frame['cause']['text']}"

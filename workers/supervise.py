@@ -104,6 +104,7 @@ def _take_frames(attempt: Attempt, clock: _Clock) -> bool:
                 attempt.reports.progress(frame["at"], frame["values"])
             case "checkpoint":
                 clock.pace.lives(time.monotonic())
+                attempt.artifacts.checkpoint(frame)
             case "heeds":
                 if not frame["stop"] and attempt.exit_code is None:
                     # Nobody in there looks: SIGTERM ends what does not handle it; who does has the rest of the grace.

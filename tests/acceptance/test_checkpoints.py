@@ -27,6 +27,11 @@ def weights_hash(result: Any) -> str:
     return hashlib.sha256(result.artifacts["model"].read_bytes()).hexdigest()
 
 
+def is_past(step: int, artifacts: Path) -> bool:
+    history = artifacts / "metrics.jsonl"
+    return history.exists() and f'"step": {step},' in history.read_text()
+
+
 def steps_reported(path: Path) -> list[int]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row["step"] for row in rows if "val_loss" not in row]
@@ -39,16 +44,11 @@ def test_a_killed_and_then_a_preempted_node_cost_a_training_some_steps_and_no_bi
     run = own_stack.client.submit(JOB)
 
     folder = own_stack.home / "artifacts" / run.id
-
-    def is_past(attempt: int, step: int) -> bool:
-        history = folder / f"attempt-{attempt}" / "metrics.jsonl"
-        return history.exists() and f'"step": {step},' in history.read_text()
-
-    own_stack.wait_until(lambda: is_past(1, 50))
+    own_stack.wait_until(lambda: is_past(50, folder / "attempt-1"))
     first.kill()
     second = own_stack.start_worker("second", "--slots", "1")
     second.ready()
-    own_stack.wait_until(lambda: is_past(2, 150))
+    own_stack.wait_until(lambda: is_past(150, folder / "attempt-2"))
     assert second.stop() == 0
     stopped_at = max(json.loads(path.read_text())["step"] for path in folder.glob("checkpoints/*/*/manifest.json"))
     own_stack.start_worker("third", "--slots", "1").ready()
@@ -62,3 +62,24 @@ def test_a_killed_and_then_a_preempted_node_cost_a_training_some_steps_and_no_bi
     alone = own_stack.client.submit(JOB).result(timeout=90)
     assert weights_hash(result) == weights_hash(alone)
     assert result.metrics["test_loss"] == alone.metrics["test_loss"]
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_node_with_a_disk_of_its_own_goes_on_from_the_artifact_store(own_stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("CYXWIZ_ARTIFACT_STORE", f"file://{tmp_path}/store")
+    own_stack.start_scheduler().ready()
+    first = own_stack.start_worker("first", "--slots", "1", "--home", str(tmp_path / "one"))
+    first.ready()
+    run = own_stack.client.submit(JOB)
+    own_stack.wait_until(lambda: is_past(50, tmp_path / "one" / "artifacts" / run.id / "attempt-1"))
+    assert first.stop() == 0
+    own_stack.start_worker("second", "--slots", "1", "--home", str(tmp_path / "two")).ready()
+    result = run.result(timeout=90)
+
+    assert "".join(run.logs()).count("resumes from checkpoint") == 1
+    assert result.artifacts["model"].is_relative_to(tmp_path / "two")
+    assert steps_reported(result.artifacts["metrics"]) == list(range(1, result.metrics["steps"] + 1))
+    stored = tmp_path / "store" / run.id
+    for file in result.artifacts.values():
+        assert (stored / file.parent.name / file.name).read_bytes() == file.read_bytes()
+    own_stack.wait_until(lambda: not list(stored.glob("checkpoints/*/*/*")))
