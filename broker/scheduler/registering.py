@@ -15,7 +15,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.standing import died
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol import BEATS, Left, Register, ReportReply, Stop
+from cyxwiz_tasks.protocol import BEATS, Left, Register, ReportReply, Stop, node_queue
 from cyxwiz_tasks.states import Cause
 from db import nodes
 from db.models import NodeState
@@ -85,6 +85,8 @@ def give_up(turn: Turn, node_id: str, state: NodeState) -> None:
     lose(turn, gone, Cause.NODE_LOST, f"node {name} {why}")
     turn.memory.cluster.remove_node(node_id)
     turn.outbox.command("ZREM", BEATS, node_id)
+    # What it has not taken is placed again: should it come back, it must not begin that.
+    turn.outbox.command("DEL", node_queue(node_id))
     log.info(line(f"node_{state}", node=node_id, name=name, attempts=len(gone)))
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cyxwiz_tasks.broker_connection import connect
-from cyxwiz_tasks.protocol import BEATS
+from cyxwiz_tasks.protocol import BEATS, node_queue
 from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until
 
@@ -60,6 +60,29 @@ def test_jobs_of_a_node_that_was_killed_are_placed_again_long_before_its_lease_e
         assert set(ids) == {again.job, places["cut off"].job}
         cut_off.die()
         assert second.take()[0].job == places["cut off"].job
+
+
+def test_a_killed_node_with_an_exclusive_job_is_given_its_whole_lease(plane):
+    with plane.scheduler():
+        first = plane.node("first")
+        plane.submit(exclusive=True)
+        first.start(first.take()[0])
+        second = plane.node("second")
+        began = time.monotonic()
+        first.die()
+        second.take()
+        assert time.monotonic() - began > plane.settings.lease_seconds - 0.5, "its process may live, cut off"
+
+
+def test_what_a_lost_node_has_not_taken_is_gone_from_its_queue(plane):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        until(lambda: plane.job(job_id)["state"] == "assigned")
+        until(lambda: plane.redis.llen(node_queue(node.id)) == 1)
+        node.silence()
+        until(lambda: plane.job(job_id)["state"] == "pending")
+        until(lambda: plane.redis.llen(node_queue(node.id)) == 0, 1.0)
 
 
 def test_a_suspect_node_that_beats_again_is_up_and_keeps_its_job(plane):

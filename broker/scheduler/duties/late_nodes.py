@@ -2,7 +2,8 @@
 
 Redis is asked for those who are late, by its own clock, so a cluster that is well costs one small answer. Time in which
 nobody could beat is nobody's lateness: see `broker.scheduler.watching`. A node whose process was killed has lost its
-connections as well, which a node that is cut off has not: see `broker.scheduler.connections`.
+connections as well, which a node that is cut off has not: see `broker.scheduler.connections`. With an `exclusive` job
+on it, it is given the whole lease all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.log_lines import line
 from broker.scheduler.registering import give_up
 from broker.scheduler.watching import GAP_SECONDS, Watch
-from cyxwiz_tasks.protocol import BEATS, RegisterAgain
+from cyxwiz_tasks.protocol import BEATS, HEADER, RegisterAgain
 from db import nodes
 from db.models import NodeState
 
@@ -62,15 +63,16 @@ class LateNodes(Duty):
         self._watch.looked(time.monotonic(), now, self.leader.inbox.unanswered_seconds())
         silences = {node_id: self._watch.silence(beat) for node_id, beat in late.items() if node_id in cluster}
         lost = {node_id for node_id, silence in silences.items() if silence >= settings.lease_seconds}
-        lost |= self._dead(late, silences)
+        dead = self._dead(late, silences) - lost
         suspects = [node.node_id for node in cluster if node.state == NodeState.SUSPECT]
         moves = {node_id: NodeState.UP for node_id in suspects if node_id not in late}
         for node_id, silence in silences.items():
             up = cluster.node(node_id).state == NodeState.UP
-            if up and silence >= settings.suspect_after_seconds and node_id not in lost:
+            if up and silence >= settings.suspect_after_seconds and node_id not in lost | dead:
                 moves[node_id] = NodeState.SUSPECT
-        if lost or moves:
+        if lost or dead or moves:
             with self.leader.turn() as turn:
+                lost |= {node_id for node_id in dead if not _has_exclusive_job(turn, node_id)}
                 self._apply(turn, moves, sorted(lost))
         return {"moved": len(moves), "lost": len(lost)}
 
@@ -125,3 +127,11 @@ class LateNodes(Duty):
         outbox = self.leader.new_outbox()
         outbox.control(node_id, RegisterAgain())
         self.leader.publish(outbox)
+
+
+def _has_exclusive_job(turn: Turn, node_id: str) -> bool:
+    """Connections also break on the way, and then the job lives: an exclusive one ends itself before its lease does."""
+    job_ids = [job_id for job_id, _ in turn.memory.on_node(node_id)]
+    turn.look_up(job_ids)
+    messages = (turn.messages.get(job_id) for job_id in job_ids)
+    return any(message is not None and message.headers[HEADER].get("exclusive") for message in messages)
