@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench chaos side-by-side detection zombies clean
+.PHONY: help install run up lint format test test-quick bench simulate chaos side-by-side detection zombies clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-quick: install  ## unit tests alone: no servers
 
 bench: install  ## measure against yardsticks in the same run (ONLY=name for one row)
 	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+simulate: install  ## hours of clusters on a simulated clock, one for each seed (SEEDS=5000, or SEED=n with its trace)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
 
 chaos: install  ## jobs under faults on a real stack, and a verdict (SEED= JOBS=2000 FAULTS=200 SECONDS=660 ONLY=kind)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \

@@ -25,9 +25,9 @@ from sqlalchemy import Connection
 
 from cyxwiz_tasks.errors import NotLeader
 from cyxwiz_tasks.states import AttemptState, Cause, JobState
-from db import attempts, jobs, known_nodes, metrics, nodes, outcomes
+from db import attempts, first_attempts, jobs, known_nodes, metrics, nodes, outcomes
 from db.attempts import Assigned, Ending, NewAttempt, Start
-from db.fenced import fenced, fenced_connection
+from db.fenced import fenced, fenced_connection, fences_itself
 from db.jobs import NewJob, StoredMessage
 from db.metrics import NewMetric
 from db.models import Cordon, NodeState
@@ -35,6 +35,7 @@ from db.nodes import Registration
 from tests.integration import record
 from tests.integration.record_rows import differences, empty, next_epoch, rows_of_model, rows_of_record
 from tests.simulation.memory_db import attempts as model_attempts
+from tests.simulation.memory_db import first_attempts as model_first_attempts
 from tests.simulation.memory_db import jobs as model_jobs
 from tests.simulation.memory_db import known_nodes as model_known_nodes
 from tests.simulation.memory_db import metrics as model_metrics
@@ -89,7 +90,7 @@ class RecordMachine(RuleBasedStateMachine):
     # Hypothesis leaves random rules out of each life: what every life needs stands in several. ----------------------
 
     @rule(
-        kind=st.sampled_from(["new", "new", "again", "other"]),
+        kind=st.sampled_from(["new", "new", "placed", "again", "other"]),
         which=picks,
         key=st.sampled_from([None, None, "a", "b"]),
         delay=st.sampled_from([None, 3600]),
@@ -97,6 +98,9 @@ class RecordMachine(RuleBasedStateMachine):
     )
     def accept(self, kind: str, which: list[int], key: str | None, delay: int | None, start_by: float | None) -> None:
         """New jobs, messages that came before, and others that claim the ids of those."""
+        if kind == "placed":
+            self._accept_placed([record.new_job(self._uuid()) for _ in which], which)
+            return
         if kind != "new" and self.jobs:
             known = [self._job(at) for at in which]
             other = {"digest": "00" * 32} if kind == "other" else {}
@@ -240,6 +244,8 @@ class RecordMachine(RuleBasedStateMachine):
         self.tables.epoch += 1
         assert self.epoch == self.tables.epoch
         for other in (self.epoch - 1, self.epoch + 1):
+            with pytest.raises(NotLeader), fences_itself(self.connection) as tx:
+                first_attempts.accept_placed(tx, other, [], [], 3600.0)
             with pytest.raises(NotLeader), fenced(self.connection, other) as tx:
                 jobs.hold(tx, other, [job.id for job in self.jobs], Cause.CRASHED, "")
 
@@ -274,6 +280,22 @@ class RecordMachine(RuleBasedStateMachine):
         with model_fenced(self.tables, self.epoch) as model:
             self._compare(real, model_jobs.accept(model, self.epoch, new))
         self.jobs += [job for job in new if job.id in seqs]
+
+    def _accept_placed(self, new: list[NewJob], which: list[int]) -> None:
+        """Jobs with their first attempts; none at all if one of them is known."""
+        if self.jobs and which[0] == 0:
+            new[-1] = self._job(which[-1])
+        ids = [job.id for job in new]
+        places = [NewAttempt(id, self.nodes[0], "i1", (0,), 1 << 30, 1, 1 << 30, {"fit": 1.0}) for id in ids]
+        with fences_itself(self.connection) as tx:
+            real = first_attempts.accept_placed(tx, self.epoch, new, places, 3600.0)
+        self.tables.next_token = lambda job_id: real[job_id].token  # type: ignore[method-assign]
+        self.tables.next_seq = lambda job_id: real[job_id].seq  # type: ignore[method-assign]
+        with model_fenced(self.tables, self.epoch) as model:
+            self._compare(real, model_first_attempts.accept_placed(model, self.epoch, new, places, 3600.0))
+        self.jobs += [job for job in new if job.id in real]
+        placed = [Assigned(id, given.token, 1, self.nodes[0]) for id, given in real.items()]
+        self.attempts += sorted(placed, key=lambda given: given.token)
 
     def _assign(self, ids: list[str], node_id: str, lease_seconds: float) -> list[Assigned]:
         places = [NewAttempt(id, node_id, "i1", (0,), 1 << 30, 1, 1 << 30, {"fit": 1.0}) for id in ids]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cyxwiz_tasks.states import Cause
@@ -100,6 +100,21 @@ def uncordon(tx: Tx, epoch: int, node_id: str, *, forgive: bool = True) -> Cordo
 def quarantines_over(tx: Tx) -> list[str]:
     rows = tx.tables.nodes.values()
     return [r.id for r in rows if r.cordon == "quarantined" and r.cordon_until is not None and r.cordon_until <= tx.now]
+
+
+def gone(tx: Tx, node_ids: Sequence[str]) -> list[str]:
+    known = (tx.tables.nodes.get(id) for id in node_ids)
+    return [row.id for row in known if row is not None and row.state not in _THERE]
+
+
+def drains_due(tx: Tx) -> list[str]:
+    rows = tx.tables.nodes.values()
+    return [r.id for r in rows if r.cordon == "draining" and r.cordon_until is not None and r.cordon_until <= tx.now]
+
+
+def find(tx: Tx, name: str | None = None) -> list[dict[str, Any]]:
+    """Of a node's page what draining looks at."""
+    return [{"id": row.id, "state": row.state} for row in tx.tables.nodes.values() if name in (row.id, row.name)]
 
 
 def count_faults(tx: Tx, counts: Mapping[str, tuple[int, int]]) -> int:

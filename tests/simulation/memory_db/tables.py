@@ -143,7 +143,13 @@ class Tx:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.now = tables.now()
+        #: the server has ended the session: all is undone, and nothing more can be done
+        self.aborted = False
         self._undo: list[Callable[[], Any]] = []
+
+    @property
+    def changed(self) -> bool:
+        return bool(self._undo)
 
     def execute(self, *_: Any, **__: Any) -> NoReturn:
         raise AssertionError("this function of `db` has no twin in tests/simulation/memory_db: write one")
@@ -181,6 +187,10 @@ class Tx:
     def rollback(self) -> None:
         while self._undo:
             self._undo.pop()()
+
+    def abort(self) -> None:
+        self.rollback()
+        self.aborted = True
 
 
 @contextmanager
