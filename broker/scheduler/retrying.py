@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 
-from broker.scheduler.backlog import Waiting
+from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
+from broker.scheduler.memory import waiting_job
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol import Stop
@@ -35,8 +36,9 @@ def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
     turn.messages[arrival.id] = message
     if _end_attempt(turn, arrival.id, f"the task retries itself, retry {arrival.retries}"):
         turn.memory.stop_waiting(arrival.id)
-        waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
-        turn.memory.wait_until(waiting, arrival.not_before)
+        # As the record knows it: its attempts may have taught that it needs more than its header asks for.
+        for job in jobs.waiting(turn.tx, [arrival.id]):
+            turn.memory.wait_until(waiting_job(job), arrival.not_before)
         turn.counts["retried"] += 1
 
 
@@ -50,4 +52,6 @@ def _end_attempt(turn: Turn, job_id: str, message: str) -> bool:
     turn.memory.ended(job_id)
     # Its process has ended before it published the retry; this stops one that was placed again in the meantime.
     turn.outbox.control(live.node_id, Stop(job=job_id, token=live.token, grace_seconds=0))
+    if settled.job_state == JobState.CANCELLED:
+        finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, "cancelled before its next try")
     return settled.job_state == JobState.PENDING

@@ -199,6 +199,9 @@ class Stack:
             "CYXWIZ_BROKER_URL": self._broker_url(member.proxies["redis"]),
             "CYXWIZ_FAILPOINTS": str(member.failpoints),
             "CYXWIZ_LEASE_SECONDS": str(LEASE_SECONDS),
+            # Here three lost nodes say nothing of a job, nor three killed jobs in a row of a node.
+            "CYXWIZ_POISON_LIMIT": "100",
+            "CYXWIZ_QUARANTINE_SECONDS": "1",
             "CYXWIZ_ARTIFACTS": str(self.folder / "artifacts"),
             **more,
         }
