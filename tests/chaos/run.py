@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cyxwiz_tasks import Client
 from cyxwiz_tasks.celery_app import app
+from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.settings import settings
 from tests.chaos import leftovers
 from tests.chaos.faults.fault import Scene
@@ -61,8 +63,8 @@ def run_chaos(order: Order, folder: Path, say: Say = lambda text: None) -> Path:
         say("stack is up")
         with _user_of(stack, folder):
             facts = _drive(order, stack, scene, folder, say)
-        say("settling")
-        facts |= _settle(order, stack, facts["quiet_from"], say)
+            say("settling")
+            facts |= _settle(order, stack, facts["quiet_from"], say)
         _save(stack, folder, facts | asdict(order) | {"lease_seconds": LEASE_SECONDS})
     finally:
         scene.over.set()
@@ -130,8 +132,10 @@ def _counts(stack: Stack) -> str:
 def _settle(order: Order, stack: Stack, quiet_from: float, say: Say) -> dict[str, Any]:
     """Wait until every job has ended and Redis is quiet, for `settle_seconds` from the end of all faults on."""
     quiet: dict[str, Any] = {"settled": False}
+    released: list[str] = []
     deadline = max(quiet_from + order.settle_seconds, time.time() + _LEAST_SETTLE_SECONDS)
     while time.time() < deadline:
+        released += _release_held(stack)
         with stack.servers.database() as connection:
             row = connection.execute(f"SELECT count(*) FROM jobs WHERE state NOT IN {_ENDED}").fetchone()
         if row and row[0] == 0 and all(member.alive() for member in stack.members) and _is_quiet(stack):
@@ -140,7 +144,18 @@ def _settle(order: Order, stack: Stack, quiet_from: float, say: Say) -> dict[str
         time.sleep(0.25)
     took_seconds = time.time() - quiet_from
     say(f"settled: {quiet['settled']}, {took_seconds:.1f} s after the last fault; {_counts(stack)}")
-    return quiet | {"settle_took_seconds": took_seconds}
+    return quiet | {"settle_took_seconds": took_seconds, "released": released}
+
+
+def _release_held(stack: Stack) -> list[str]:
+    """As a person would, once the nodes are well again: the faults may have struck one job three times."""
+    with stack.servers.database() as connection:
+        held = [str(row[0]) for row in connection.execute("SELECT id FROM jobs WHERE state = 'held'")]
+    if held:
+        with Client(stack.client_url) as client, suppress(CyxwizError):
+            for job_id in held:
+                client.release(job_id)
+    return held
 
 
 def _is_quiet(stack: Stack) -> bool:

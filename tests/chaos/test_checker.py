@@ -84,6 +84,11 @@ def _starts_twice(history: History) -> None:
     history.witness.append(step(JOB, 2, 1, at=17.5, pid=102))
 
 
+def _held_without_cause(history: History) -> None:
+    add_event(history, OTHER, "running", "held", 12, epoch=2)
+    history.record["events"][-1]["cause"] = "crashed"
+
+
 def _fails_by_a_lost_node(history: History) -> None:
     history.jobs[JOB].update(state="failed", cause="node_lost")
 
@@ -155,6 +160,7 @@ SPOILT: list[tuple[str, Spoil]] = [
     ("I35", lambda h: h.leftovers["secrets"].append("node0.log")),
     ("I36", lambda h: h.logs.update(node0='Traceback (most recent call last):\n  File "a.py", line 1\nKeyError: 1\n')),
     ("I36", lambda h: h.logs.update(node0="Task exception was never retrieved\n")),
+    ("J1", _held_without_cause),
     ("M1", _starts_twice),
     ("J2", _fails_by_a_lost_node),
     ("J2", lambda h: h.jobs[JOB].update(state="cancelled", cause="cancelled")),

@@ -35,6 +35,7 @@ INVARIANTS: dict[str, Invariant] = {
     "I33 what was refused did not happen": submissions.refused_did_not_happen,
     "I35 secrets appear nowhere": leftovers.no_secrets,
     "I36 no unhandled traceback": leftovers.no_tracebacks,
+    "J1 a job is held for a cause": jobs.held_with_cause,
     "M1 an attempt starts once": witness.started_once,
     "J2 each job ends as its code says": jobs.expected_outcome,
     "C1 Celery says what the record says": leftovers.celery_agrees,

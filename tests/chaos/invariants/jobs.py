@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from cyxwiz_tasks.states import JOB_MOVES, JobState
-from tests.chaos.history import ENDED, History
+from tests.chaos.history import ENDED, LIVE, History
 
 #: a client that was told "cancelled" must see no step later than this
 _CANCEL_GRACE_SECONDS = 5.0
+_BLOWS_TO_HOLD = 3
 
 
 def every_job_ends(history: History) -> Iterator[str]:
@@ -60,6 +61,18 @@ def fold_of_events(history: History) -> Iterator[str]:
         for name, value in folded.items():
             if job[name] != value:
                 yield f"job {job_id}: its {name} is {job[name]}, and by its events it is {value}"
+
+
+def held_with_cause(history: History) -> Iterator[str]:
+    """A job is set aside after it crashed, or lost its node, three times since it was accepted or released."""
+    for job_id, events in history.events.items():
+        blows = 0
+        for event in events:
+            blows += event["from_state"] in LIVE and event["cause"] in ("crashed", "node_lost")
+            if event["to_state"] == "held" and blows < _BLOWS_TO_HOLD:
+                yield f"job {job_id} was held after {blows} crashes and lost nodes"
+            if event["from_state"] == "held":
+                blows = 0
 
 
 def cancel_is_final(history: History) -> Iterator[str]:
