@@ -52,7 +52,8 @@ _ATTEMPTS, _LEADER, _JOBS = "db/attempts.py", "broker/scheduler/leader.py", "db/
 _OF_ATTEMPTS = Tests(("tests/integration/test_db_attempts.py",))
 _OF_LEADERSHIP = Tests(("tests/integration/test_db_leadership.py",))
 _OF_FAULTS = Tests(("tests/integration/test_scheduler_faults.py",))
-_OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py",))
+_OF_PARTS = Tests(("tests/unit/test_node_parts.py",))
+_OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py", "tests/unit/test_durable_files.py"))
 _FREEZING = Chaos(("freeze_worker", "partition"), faults=6)
 
 MUTATIONS = (
@@ -124,7 +125,7 @@ MUTATIONS = (
                 "if silence >= settings.lease_seconds}",
                 "if silence >= 1e6}",
             ),
-            ("broker/scheduler/duties/late_nodes.py", "lost |= self._dead(late, silences)", "lost |= set()"),
+            ("broker/scheduler/duties/late_nodes.py", "dead = self._dead(late, silences) - lost", "dead = set[str]()"),
         ),
         _FREEZING,
     ),
@@ -151,8 +152,8 @@ MUTATIONS = (
         Tests(("tests/integration/test_node_jobs.py", "tests/integration/test_node_life.py")),
     ),
     Mutation(
-        "a result is shown before it is recorded",
-        (("workers/executor.py", "    committed = confirm(attempt.node, ended)\n", "    committed = True\n"),),
+        "a result is shown although it was refused",
+        (("workers/executor.py", "last_word = reply.committed and reply.final and", "last_word = reply.final and"),),
         Tests(("tests/integration/test_node_jobs.py",)),
     ),
     Mutation(
@@ -180,8 +181,8 @@ MUTATIONS = (
         (
             (
                 _JOBS,
-                "SELECT id, task, entry, name, owner, project, idempotency_key, priority",
-                "SELECT id, task, entry, name, owner, project, NULL, priority",
+                "name, owner, project, idempotency_key, priority, resources, shape, envelope, decode(",
+                "name, owner, project, NULL, priority, resources, shape, envelope, decode(",
             ),
         ),
         Tests(("tests/integration/test_db_jobs.py",)),
@@ -216,5 +217,10 @@ MUTATIONS = (
         "the checkpoint before is not kept",
         (("cyxwiz_tasks/checkpoints/generations.py", "KEPT = 2", "KEPT = 1"),),
         _OF_CHECKPOINTS,
+    ),
+    Mutation(
+        "a message that comes twice runs twice",
+        (("workers/attempts.py", "if token in self._begun:", "if False:"),),
+        _OF_PARTS,
     ),
 )
