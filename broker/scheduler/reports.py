@@ -35,7 +35,7 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
     for raw in raws:
         try:
             report = _read(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             turn.outbox.reject(source, raw, _first_line(error))
             log.warning(line("report_refused", reason=_first_line(error)))
             continue

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from broker.scheduler import accepting, placing, placing_at_once
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
-from cyxwiz_tasks.protocol import INBOX, REJECTED
+from cyxwiz_tasks.protocol import INBOX, REJECTED, REPORTS
 from tests.integration.control_plane import Scheduler
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
@@ -295,3 +295,15 @@ def test_a_job_that_was_lost_after_a_change_of_leaders_waits_where_it_waited(pla
         plane.wait_for(lost, "pending")
         other = plane.node("other", slots=1, gpus=1)
         assert [other.run().job, other.run().job] == [older, lost]
+
+
+def test_a_report_of_endless_depth_is_rejected_without_a_word_on_the_others(plane, caplog):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        attempt, _ = node.take()
+        plane.redis.lpush(REPORTS, "[" * 100_000)
+        assert node.end(attempt).committed
+        assert plane.job(job_id)["state"] == "completed"
+        until(lambda: plane.redis.llen(REJECTED) == 1)
+        assert "turn_failed" not in caplog.text
