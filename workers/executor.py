@@ -13,13 +13,11 @@ from typing import Any
 
 import redis
 from celery import Task
-from celery.canvas import Signature
 from celery.exceptions import Ignore
 from kombu.exceptions import OperationalError
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import Ended, log_key
-from cyxwiz_tasks.runtime.pipe import decode_value
 from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.attempt_artifacts import AttemptArtifacts
@@ -30,6 +28,7 @@ from workers.joblog import JobLog
 from workers.journal import Begun, boot_id
 from workers.node import Node
 from workers.outcomes import Outcome, cancelled, no_checkpoint, outcome_of, preempted
+from workers.retry_message import retry_message
 from workers.states import state_commands
 from workers.storable import storable_json, storable_text
 from workers.supervise import supervise
@@ -52,7 +51,6 @@ def run(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Any
         attempt = _begin(task, process, node, handover)
         outcome = _run(attempt, handover)
         attempt.process.end_tree()
-        _publish_retry(task, outcome)
         failpoints.hit("agent.before_report")
         counts = _report(attempt, handover, outcome)
     except Exception as error:
@@ -139,14 +137,6 @@ def _store_artifacts(attempt: Attempt, outcome: Outcome) -> None:
         attempt.log.write(f"{missing}\n".encode())
 
 
-def _publish_retry(task: Task, outcome: Outcome) -> None:
-    """`self.retry()`: the next message of the same job, which the scheduler keeps until this attempt has ended."""
-    if outcome.kind == "retry" and outcome.encoded is not None:
-        if not task.request.ignore_result:
-            task.backend.mark_as_retry(task.request.id, outcome.error, request=task.request)
-        Signature.from_dict(decode_value(outcome.encoded), app=task.app).apply_async()
-
-
 def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
     """Everything that was said goes first, the end last. Returns whether it is the job's last word."""
     if attempt.undead:
@@ -160,7 +150,7 @@ def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
     reply = confirm(node, ended)
     if reply is None:
         return False  # the journal has it, for the node's next start
-    last_word = reply.committed and reply.final and outcome.kind not in ("preempted", "retry")
+    last_word = reply.committed and reply.final
     if last_word:
         handover.owed = ended
         _end_log(attempt)
@@ -173,14 +163,16 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
     returned = outcome.kind == "completed" and outcome.encoded is not None
     return Ended(
         **attempt.reports.identity,
-        outcome="preempted" if outcome.kind == "retry" else outcome.kind,
+        outcome=outcome.kind,
         cause=outcome.cause,
         message=_stored(outcome.message),
         exception=_stored(outcome.exception),
+        exception_bases=outcome.exception_bases,
         traceback=_stored(outcome.traceback),
         exit_code=attempt.exit_code,
         result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
+        retry=retry_message(attempt.node.app, outcome.encoded or "") if outcome.kind == "retry" else None,
         had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
     )
 

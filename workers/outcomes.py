@@ -25,9 +25,11 @@ class Outcome:
     #: what Celery stores as the failure
     error: Exception | None = None
     value: Any = None
-    #: the value as JSON text
+    #: as JSON text: the value, or the signature of the next try
     encoded: str | None = None
     exception: str | None = None
+    #: the classes that it is an instance of, itself first
+    exception_bases: tuple[str, ...] = ()
     traceback: str | None = None
 
 
@@ -183,8 +185,7 @@ def no_checkpoint(attempt: Attempt, error: Exception) -> Outcome:
 def retry(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
     why = "" if frame["cause"] is None else f" after {frame['cause']['type']}: {frame['cause']['text']}"
-    error = JobFailed("tries again") if frame["cause"] is None else stand_in(frame["cause"])
-    return Outcome("retry", message=f"tries again{why}"[:2000], encoded=frame["message"], error=error)
+    return Outcome("retry", message=f"tries again{why}"[:2000], encoded=frame["message"])
 
 
 def _raised(attempt: Attempt, cause: Cause, message: str) -> Outcome:
@@ -195,6 +196,7 @@ def _raised(attempt: Attempt, cause: Cause, message: str) -> Outcome:
         message,
         error=stand_in(frame),
         exception=f"{frame['module']}.{frame['type']}",
+        exception_bases=tuple(frame["bases"]),
         traceback=frame["traceback"][-16_000:],
     )
 

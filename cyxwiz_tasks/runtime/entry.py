@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.runtime.context import JobContext
@@ -23,6 +25,8 @@ from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
 from cyxwiz_tasks.runtime.rehearsal import rehearse
 from cyxwiz_tasks.runtime.user_module import find_task
 from cyxwiz_tasks.states import Cause
+
+_VALUE: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 #: Finalising an application took 13 ms of a job's start: here it happens once, before the first fork.
 app.finalize()
@@ -71,11 +75,20 @@ def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, f
         return _raised(error)
     finally:
         _flush()
+    return _returned(returned, job["result_limit_bytes"])
+
+
+def _returned(returned: Any, limit_bytes: int) -> Frame:
     try:
         value = encode_value(returned)
+        # Here, where it is the job's error; the report that carries it would not take it either.
+        _VALUE.validate_json(value)
+    except ValidationError as error:
+        reason = error.errors(include_input=False, include_url=False)[0]["msg"]
+        return {"kind": "not_json", "type": type(returned).__qualname__, "reason": f"nested too deeply: {reason}"}
     except (TypeError, ValueError, RecursionError) as error:
         return {"kind": "not_json", "type": type(returned).__qualname__, "reason": str(error)}
-    if len(value) > job["result_limit_bytes"]:
+    if len(value) > limit_bytes:
         return {"kind": "too_large", "bytes": len(value)}
     return {"kind": "returned", "value": value}
 
@@ -148,6 +161,7 @@ def _raised(error: BaseException) -> Frame:
         kind = type(error)
         return {"kind": "raised", "traceback": "", "cause": "error", "type": kind.__qualname__} | {
             "module": kind.__module__,
+            "bases": [],
             "args": encode_value([]),
             "text": kind.__qualname__,
         }
@@ -159,7 +173,8 @@ def _exception(error: BaseException) -> Frame:
         args = encode_value(list(error.args))
     except (TypeError, ValueError, RecursionError):
         args = encode_value([text])
-    return {"type": kind.__qualname__, "module": kind.__module__, "args": args, "text": text}
+    bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__ if base is not object]
+    return {"type": kind.__qualname__, "module": kind.__module__, "bases": bases, "args": args, "text": text}
 
 
 def _without_our_frames(error: BaseException) -> BaseException:

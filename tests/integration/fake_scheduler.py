@@ -122,8 +122,11 @@ class FakeScheduler:
         committed = self.commits(report) if isinstance(report, Ended) else True
         # Before the answer: what a node does upon it, a test must find here.
         self.reports.append(report)
+        if committed and isinstance(report, Ended) and report.retry is not None:
+            self.client.lpush(INBOX, report.retry)
         if getattr(report, "reply_to", None):
-            self.client.lpush(report.reply_to, ReportReply(committed=committed).model_dump_json())
+            final = not isinstance(report, Ended) or report.outcome not in ("preempted", "retry")
+            self.client.lpush(report.reply_to, ReportReply(committed=committed, final=final).model_dump_json())
             self.client.expire(report.reply_to, 60)
         return True
 

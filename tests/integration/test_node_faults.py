@@ -65,7 +65,8 @@ class TestJournal:
             wait_until((tmp_path / "pid").exists)
             scheduler.fall_silent()
             (tmp_path / "go").touch()
-            wait_until(lambda: '"ended"' in (home / "nodes" / "faulty" / "journal").read_text())
+            wait_until(lambda: any(b'"ended"' in raw for raw in scheduler.client.lrange(REPORTS, 0, -1)))
+            assert '"ended"' in (home / "nodes" / "faulty" / "journal").read_text()
             node.end(signal.SIGKILL)
         scheduler.answers = True
         first = scheduler.wait_for("ended", job.id)
@@ -268,7 +269,14 @@ class TestEndedByTheNode:
         environment = {"CYXWIZ_HUNG_FLOOR_SECONDS": "1", "CYXWIZ_HUNG_FACTOR": "5", "CYXWIZ_STOP_GRACE_SECONDS": "0.3"}
         with node_on(scheduler.url, home, **environment) as node:
             node.ready()
-            for body in (ends_at_its_deadline, is_hung, is_frozen_and_hung, is_cancelled_while_frozen, loses_its_peer):
+            for body in (
+                ends_at_its_deadline,
+                is_hung,
+                is_frozen_and_hung,
+                is_cancelled_while_frozen,
+                loses_its_peer,
+                returns_what_no_report_carries,
+            ):
                 folder = tmp_path / body.__name__
                 folder.mkdir()
                 body(scheduler, folder)
@@ -348,6 +356,13 @@ def is_cancelled_while_frozen(scheduler, folder):
     scheduler.stop_job(job.id, grace_seconds=0.3)
     assert scheduler.wait_for("ended", job.id, seconds=5.0).outcome == "cancelled"
     assert not is_alive(pid)
+
+
+def returns_what_no_report_carries(scheduler, folder):
+    """Deeper than a message may be: whatever the agent itself stumbles over, the attempt has an end."""
+    ended = scheduler.wait_for("ended", node_jobs.returns_a_deep_list.delay(600).id)
+    assert (ended.outcome, ended.cause) == ("failed", "error")
+    assert "nested" in ended.message
 
 
 def loses_its_peer(scheduler, folder):

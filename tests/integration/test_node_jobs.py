@@ -104,6 +104,7 @@ def test_an_exception_is_the_users_own_with_the_jobs_traceback(scheduler):
     assert 'raise OutOfLuck("no luck left", 7)' in result.traceback
     ended = scheduler.of("ended", result.id)[0]
     assert (ended.outcome, ended.cause, ended.exception) == ("failed", "error", "node_jobs.OutOfLuck")
+    assert ended.exception_bases == ("node_jobs.OutOfLuck", "builtins.Exception", "builtins.BaseException")
     assert ended.traceback.splitlines()[1].strip().startswith('File "')
     assert "node_jobs.py" in ended.traceback
     assert "cyxwiz_tasks" not in ended.traceback
@@ -224,9 +225,14 @@ def test_chains_chords_groups_links_and_errbacks(tmp_path):
 def test_a_retry_is_a_new_message_of_the_same_job(scheduler):
     result = node_jobs.tries_again.delay()
     assert result.get(timeout=20) == 1
-    outcomes = [(e.outcome, e.message) for e in scheduler.of("ended", result.id)]
-    assert [outcome for outcome, _ in outcomes] == ["preempted", "completed"]
-    assert "first try" in outcomes[0][1]
+    first, second = scheduler.of("ended", result.id)
+    assert (first.outcome, second.outcome) == ("retry", "completed")
+    assert "first try" in first.message
+    # All that the record knows a job by is in the message that its report carries.
+    message = json.loads(first.retry)
+    assert (message["headers"]["id"], message["headers"]["retries"]) == (result.id, 1)
+    assert message["headers"]["cyxwiz"]["entry"] == "node_jobs:tries_again"
+    assert "cyxwiz_assignment" not in message["headers"]
 
 
 def test_a_job_that_ignores_its_result_writes_no_state(scheduler):

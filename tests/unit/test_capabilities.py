@@ -18,6 +18,7 @@ from workers.capabilities import detect_capability
 from workers.gpus import FakeGpus, NvmlGpus, find_gpus
 from workers.labels import parse_labels
 from workers.measurements import measured
+from workers.share import Share, SharedGpus
 
 GB = 2**30
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,7 @@ class ScriptedNvml:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lost = set[int]()
+        self.uncorrectable = {0: 2, 1: 0}
         answers = {
             "nvmlDeviceGetUUID": lambda index: f"GPU-{index}aaa",
             "nvmlDeviceGetName": lambda index: "NVIDIA GeForce RTX 4090",
@@ -132,6 +134,7 @@ class ScriptedNvml:
             "nvmlDeviceGetUtilizationRates": lambda index: SimpleNamespace(gpu=87, memory=40),
             "nvmlDeviceGetTemperature": lambda index, sensor: 64,
             "nvmlDeviceGetPowerUsage": lambda index: 312_500,
+            "nvmlDeviceGetTotalEccErrors": lambda index, kind, since: self.uncorrectable[index],
         }
         for name, answer in answers.items():
             monkeypatch.setattr(pynvml, name, self._unless_lost(answer))
@@ -227,3 +230,18 @@ def test_no_limit_is_no_limit(container: Path) -> None:
         (level / "cpu.max").write_text("max 100000\n")
     assert cgroups.memory_limit_bytes() is None
     assert cgroups.cpu_limit_cores() is None
+
+
+def test_faults_of_a_gpu_are_told_once_and_only_to_whom_it_concerns(nvml: ScriptedNvml) -> None:
+    provider = NvmlGpus()
+    assert provider.fault([0, 1]) is None, "errors from before this node's start are nobody's"
+    nvml.uncorrectable[1] = 3
+    assert provider.fault([0]) is None
+    assert provider.fault([0, 1]) == "GPU 1: 3 uncorrectable memory errors"
+    assert provider.fault([0, 1]) is None
+    nvml.lost.add(0)
+    assert provider.fault([1]) is None
+    assert "lost" in (provider.fault([0]) or "").lower()
+    assert SharedGpus(provider, Share(1, 1)).fault([0]) == provider.fault([0])
+    assert provider.fault([7]) is None
+    assert FakeGpus.parse("1x24GB:8.9").fault([0]) is None
