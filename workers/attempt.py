@@ -33,7 +33,8 @@ class Attempt:
     artifacts: AttemptArtifacts
     log: JobLog
     stop_request: StopRequest
-    #: when its process got the job, by the monotonic clock
+    #: when its message came, by the monotonic clock, and when its process got the job
+    arrived_at: float
     started_at: float
 
     # what `workers.supervise` finds out

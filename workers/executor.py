@@ -97,6 +97,7 @@ def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> 
         ),
         log=JobLog(folder / "log", node.settings.log_limit_bytes, reports.output),
         stop_request=handover.stop_request,
+        arrived_at=handover.arrived_at,
         started_at=handover.given_at,
     )
     node.reporter.watch(reports)

@@ -46,7 +46,7 @@ class Handover:
         self.refusal: Exception | None = None
         #: whether the process has the job, or would have it if it had not just died
         self.given = False
-        self.given_at = time.monotonic()
+        self.arrived_at = self.given_at = time.monotonic()
         #: the end that the record has, as long as Celery does not know of it
         self.owed: Ended | None = None
         #: why the checkpoint that the job must go on from is not here

@@ -68,7 +68,7 @@ def _clock_of(attempt: Attempt) -> _Clock:
     pace = Pace(settings.hung_floor_seconds, settings.hung_factor)
     limits = Limits(
         time_limit_at=None if limit_seconds is None else began_at + limit_seconds,
-        deadline_at=None if deadline_seconds is None else began_at + deadline_seconds,
+        deadline_at=None if deadline_seconds is None else attempt.arrived_at + deadline_seconds,
         pace=pace,
         alone_seconds=link.alone_seconds(settings, exclusive=attempt.header.exclusive),
     )
