@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cyxwiz_tasks import TrainingJob
+from tests.acceptance.processes import WorkerProcess
 
 JOB = TrainingJob(
     model="cnn",
     dataset="digits",
-    epochs=20,
+    epochs=12,
     batch_size=32,
     schedule="cosine",
     model_options={"dropout": 0.2},
@@ -37,11 +40,16 @@ def steps_reported(path: Path) -> list[int]:
     return [row["step"] for row in rows if "val_loss" not in row]
 
 
-def test_a_killed_and_then_a_preempted_node_cost_a_training_some_steps_and_no_bit(own_stack):
+def job_process(worker: WorkerProcess) -> psutil.Process:
+    family = psutil.Process(worker.pid).children(recursive=True)
+    return next(process for process in family if "/attempts/" in process.cwd())
+
+
+def test_a_killed_node_a_preemption_and_a_crash_cost_a_training_some_steps_and_no_bit(own_stack):
     own_stack.start_scheduler().ready()
     first = own_stack.start_worker("first", "--slots", "1")
     first.ready()
-    run = own_stack.client.submit(JOB)
+    run = own_stack.client.submit(JOB, max_retries=1)
 
     folder = own_stack.home / "artifacts" / run.id
     own_stack.wait_until(lambda: is_past(50, folder / "attempt-1"))
@@ -51,11 +59,14 @@ def test_a_killed_and_then_a_preempted_node_cost_a_training_some_steps_and_no_bi
     own_stack.wait_until(lambda: is_past(150, folder / "attempt-2"))
     assert second.stop() == 0
     stopped_at = max(json.loads(path.read_text())["step"] for path in folder.glob("checkpoints/*/*/manifest.json"))
-    own_stack.start_worker("third", "--slots", "1").ready()
+    third = own_stack.start_worker("third", "--slots", "1")
+    third.ready()
+    own_stack.wait_until(lambda: any(is_past(350, artifacts) for artifacts in folder.glob("attempt-*")))
+    job_process(third).kill()
     result = run.result(timeout=90)
 
     log = "".join(run.logs())
-    assert log.count("resumes from checkpoint") == 2
+    assert log.count("resumes from checkpoint") == 3
     assert f"step {stopped_at} (read in" in log
     steps = result.metrics["steps"]
     assert steps_reported(result.artifacts["metrics"]) == list(range(1, steps + 1))
