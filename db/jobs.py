@@ -290,14 +290,29 @@ def messages(tx: Connection, ids: Sequence[str]) -> dict[str, StoredMessage]:
 
 _REPLACE = text(
     """
-    UPDATE jobs SET envelope = :envelope, not_before = :not_before
+    UPDATE jobs SET envelope = :envelope,
+        not_before = coalesce(statement_timestamp() + make_interval(secs => :after_seconds), :not_before)
     WHERE id = CAST(:id AS uuid) AND state IN ('pending', 'assigned', 'running', 'held')"""
 )
 
 
-def replace_message(tx: Connection, job_id: str, message: StoredMessage, not_before: datetime | None) -> bool:
-    """Keep a newer message of a job that has not ended: a task that retries itself publishes one with its own id."""
-    values = {"id": job_id, "envelope": message.envelope, "not_before": not_before}
+def replace_message(
+    tx: Connection,
+    job_id: str,
+    message: StoredMessage,
+    not_before: datetime | None,
+    after_seconds: float | None = None,
+) -> bool:
+    """Keep a newer message of a job that has not ended: a task that retries itself publishes one with its own id.
+
+    It is to be placed `after_seconds` from now, by the database's clock, or without them not before a given moment.
+    """
+    values = {
+        "id": job_id,
+        "envelope": message.envelope,
+        "not_before": not_before,
+        "after_seconds": after_seconds,
+    }
     return bool(tx.execute(_REPLACE, values).rowcount)
 
 

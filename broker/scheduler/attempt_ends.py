@@ -175,9 +175,13 @@ def _try_again(turn: Turn, end: End, message: str) -> None:
     failed = _failure(report, message) if report.outcome == "retry" or report.cause in RETRIED_CAUSES else None
     if (arrival := end.next_message) is not None:
         following = StoredMessage(arrival.headers, arrival.body, arrival.properties)
-        jobs.replace_message(turn.tx, report.job, following, arrival.not_before)
+        left_seconds = report.retry_in_seconds
+        jobs.replace_message(turn.tx, report.job, following, arrival.not_before, left_seconds)
         turn.messages[report.job] = following
-        turn.memory.wait_until(live.waiting, arrival.not_before)
+        if left_seconds is None:
+            turn.memory.wait_until(live.waiting, arrival.not_before)
+        else:
+            turn.memory.wait(live.waiting, time.monotonic() + left_seconds)
         say_again(turn, report.job, message, failed)
         turn.counts["retried"] += 1
         return

@@ -13,7 +13,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.memory import waiting_job
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import Stop
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, Stop
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
 from db import attempts, jobs
 from db.attempts import Ending
@@ -31,6 +31,9 @@ def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
     if answer.state in TERMINAL_JOB_STATES or answer.state == JobState.HELD:
         log.warning(line("retry_ignored", job=arrival.id, state=answer.state, retries=arrival.retries))
         return
+    if _is_of_another_attempt(turn, arrival):
+        log.warning(line("retry_fenced", job=arrival.id, retries=arrival.retries))
+        return
     message = StoredMessage(arrival.headers, arrival.body, arrival.properties)
     jobs.replace_message(turn.tx, arrival.id, message, arrival.not_before)
     turn.messages[arrival.id] = message
@@ -40,6 +43,12 @@ def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
         for job in jobs.waiting(turn.tx, [arrival.id]):
             turn.memory.wait_until(waiting_job(job), arrival.not_before)
         turn.counts["retried"] += 1
+
+
+def _is_of_another_attempt(turn: Turn, arrival: Arrival) -> bool:
+    """Whether an attempt sent this that lost its job meanwhile: it must not end the one that runs now."""
+    live, sender = turn.memory.live.get(arrival.id), arrival.headers.get(ASSIGNMENT_HEADER)
+    return live is not None and isinstance(sender, dict) and sender.get("token") != live.token
 
 
 def _end_attempt(turn: Turn, job_id: str, message: str) -> bool:

@@ -196,7 +196,7 @@ class RecordMachine(RuleBasedStateMachine):
             case "replace":
                 job = self._job(which[0])
                 message = StoredMessage(job.headers | {"retries": 1}, "again", job.properties)
-                given = (job.id, message, _in(delay))
+                given = (job.id, message, _in(delay), 3600.0 if text else None)
                 self._same(jobs.replace_message, model_jobs.replace_message, *given, epoch=False)
 
     @rule(

@@ -129,7 +129,6 @@ def test_a_job_that_crashes_three_times_is_held_and_released_with_fresh_tries(pl
         plane.client.get(job_id).release()
         for _ in range(2):
             fail(taking(plane, nodes, job_id), **CRASH)
-        plane.wait_for(job_id, "pending")
         taking(plane, nodes, job_id).run()
         assert plane.job(job_id)["state"] == "completed"
         assert [state for state, _ in plane.causes(job_id)].count("held") == 1
@@ -244,6 +243,38 @@ def test_a_task_that_retries_itself_says_so_in_its_report(plane):
         job = plane.job(job_id)
         assert (job["state"], job["attempts"]) == ("completed", 2)
         assert job["attempt_list"][0]["cause"] == "error"
+
+
+def test_a_countdown_is_judged_by_no_nodes_clock(plane):
+    with plane.scheduler():
+        node = plane.node()
+        for left, wrong in ((0.5, timedelta(hours=2)), (None, timedelta(0))):
+            job_id = plane.submit(1)
+            first, _ = node.take()
+            eta = datetime.now(UTC) + wrong
+            message = json.dumps(plane.redis_message(plane.signature(2), task_id=job_id, retries=1, eta=eta))
+            began = time.monotonic()
+            node.end(first, "retry", message="tries again", retry=message, retry_in_seconds=left)
+            assert node.run().job == job_id
+            assert time.monotonic() - began >= (left or 0.0)
+
+
+def test_a_retry_that_comes_by_the_inbox_from_an_attempt_that_lost_its_job_ends_nothing(plane):
+    with plane.scheduler():
+        old = plane.node("old")
+        job_id = plane.submit(1)
+        _, lost = old.take()
+        old.leave()
+        new = plane.node("new")
+        second, _ = new.take()
+        new.start(second)
+        message = plane.redis_message(plane.signature(2), task_id=job_id, retries=1)
+        message["headers"]["cyxwiz_assignment"] = lost["headers"]["cyxwiz_assignment"]
+        plane.redis.lpush(INBOX, json.dumps(message))
+        plane.submit(3)
+        assert new.take()[0].job != job_id
+        assert new.end(second).committed
+        assert (plane.job(job_id)["state"], plane.job(job_id)["attempts"]) == ("completed", 2)
 
 
 def test_a_retry_that_cannot_be_read_fails_its_job(plane):

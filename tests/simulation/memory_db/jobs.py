@@ -82,12 +82,15 @@ def messages(tx: Tx, ids: Sequence[str]) -> dict[str, StoredMessage]:
     return {row.id: StoredMessage.read(row.envelope) for row in rows}
 
 
-def replace_message(tx: Tx, job_id: str, message: StoredMessage, not_before: datetime | None) -> bool:
+def replace_message(
+    tx: Tx, job_id: str, message: StoredMessage, not_before: datetime | None, after_seconds: float | None = None
+) -> bool:
     row = tx.tables.jobs.get(job_id)
     if row is None or row.state in TERMINAL_JOB_STATES:
         return False
     tx.change(row)
-    row.envelope, row.not_before = message.envelope, _seconds(not_before)
+    row.envelope = message.envelope
+    row.not_before = _after(tx, after_seconds) if after_seconds is not None else _seconds(not_before)
     return True
 
 
