@@ -59,10 +59,12 @@ class Candidates:
         return found
 
     def gpus_on(self, node: Node) -> tuple[int, ...] | None:
-        """Positions of the GPUs that a job of this shape would get there now; None: too few are free."""
+        """On a node that could run this: positions of the GPUs that a job would get now; None: too few are free."""
         if not self.demand.gpus:
             return ()
-        return node.best_gpus(self.demand, self._admitted[node.row].nonzero()[0].tolist())
+        # GPUs that are alike are admitted all or none.
+        admitted = self._admitted[node.row].nonzero()[0].tolist() if node.mixed else range(len(node.gpu_memory))
+        return node.best_gpus(self.demand, admitted)
 
     def _rebuild(self) -> None:
         cluster, columns = self._cluster, self._cluster.columns
@@ -123,7 +125,7 @@ class Candidates:
         admitted = self._admission.gpus(columns, rows)
         fits = self._admission.nodes(self._cluster, rows, admitted)
         self._admitted[rows] = admitted
-        bonus = self._cluster.weights.fit * constant_fit(self.demand, columns.gpu_memory[rows])
+        bonus = self._cluster.weights.fit * constant_fit(self.demand, columns.largest_gpu_bytes[rows])
         self._bonus[rows] = np.where(fits, bonus, _NOWHERE)
 
     def _rate(self, rows: Rows) -> None:

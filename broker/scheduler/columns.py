@@ -44,6 +44,8 @@ class Columns:
         self.disk_free_bytes = np.zeros(rows, np.int64)
         self.gpu_kind = np.full((rows, gpus), -1, np.int32)
         self.gpu_memory = np.zeros((rows, gpus), np.int64)
+        #: 0 without GPUs
+        self.largest_gpu_bytes = np.zeros(rows, np.int64)
         #: whether a node's GPUs differ in memory, compute capability or model; whether any node's ever did
         self.mixed = np.zeros(rows, bool)
         self.any_mixed = False
@@ -77,6 +79,7 @@ class Columns:
         self.gpu_kind[row, :gpus] = [self.gpu_kinds.number(GpuKind.of(gpu)) for gpu in capability.gpus]
         self.gpu_memory[row] = 0
         self.gpu_memory[row, :gpus] = node.gpu_memory
+        self.largest_gpu_bytes[row] = max(node.gpu_memory, default=0)
         self.gpu_free[row] = -1
         self.mixed[row] = node.mixed
         self.any_mixed |= node.mixed
@@ -96,6 +99,7 @@ class Columns:
         self.kind[row] = -1
         self.gpu_kind[row] = -1
         self.gpu_memory[row] = 0
+        self.largest_gpu_bytes[row] = 0
         self.gpu_free[row] = -1
         self.free[0, row] = -1
 

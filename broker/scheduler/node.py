@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from broker.scheduler.demand import Demand
@@ -132,7 +132,7 @@ class Node:
             and self.most_gpu_free >= demand.gpu_memory_bytes
         )
 
-    def best_gpus(self, demand: Demand, admitted: list[int]) -> tuple[int, ...] | None:
+    def best_gpus(self, demand: Demand, admitted: Sequence[int]) -> tuple[int, ...] | None:
         """Positions of the GPUs that the job would get: of those `admitted`, the ones with the least free memory.
 
         None: too few of them have room. An exclusive job needs GPUs that nobody uses.

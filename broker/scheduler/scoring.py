@@ -82,11 +82,10 @@ def gpu_fit(
     return largest < NO_GPU, np.minimum(1.0, wanted * demand.wished_gpu_memory_bytes / total)
 
 
-def constant_fit(demand: Demand, memory: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`fit` for nodes whose GPUs are all alike and used by one job each, or that have none; shapes as in `gpu_fit`."""
-    each = memory.max(axis=1)
+def constant_fit(demand: Demand, largest_gpu_bytes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`fit` for nodes whose GPUs are all alike and used by one job each, or that have none (0 bytes)."""
     if not demand.gpus:
-        return np.where(each == 0, 1.0, 0.0)
+        return np.where(largest_gpu_bytes == 0, 1.0, 0.0)
     wished = demand.gpus * demand.wished_gpu_memory_bytes
-    tightness: NDArray[np.float64] = np.minimum(1.0, wished / (demand.gpus * np.maximum(each, 1)))
+    tightness: NDArray[np.float64] = np.minimum(1.0, wished / (demand.gpus * np.maximum(largest_gpu_bytes, 1)))
     return tightness

@@ -26,7 +26,7 @@ from broker.scheduler.scoring import fit
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
-from db.models import NodeState
+from db.models import Cordon, NodeState
 from tests.unit.fleet import capabilities, light_requirements, requirements
 
 _NODES = 6
@@ -41,6 +41,7 @@ def score_now(cluster: Cluster, node: Node, resources: Resources) -> float | Non
     if (
         failures(resources, node.node_id, node.name, node.capability)
         or node.state != NodeState.UP
+        or node.cordon is not None
         or node.slots_free < 1
         or node.cpus_free < demand.cpus
         or node.ram_free_bytes < demand.ram_bytes
@@ -90,6 +91,11 @@ class PlacementMachine(RuleBasedStateMachine):
     def change_state(self, node_id: str, state: NodeState) -> None:
         if node_id in self.cluster:
             self.cluster.set_state(node_id, state)
+
+    @rule(node_id=node_ids, cordon=st.sampled_from([None, *Cordon]))
+    def cordon(self, node_id: str, cordon: Cordon | None) -> None:
+        if node_id in self.cluster:
+            self.cluster.set_cordon(node_id, cordon)
 
     @rule(node_id=node_ids, reputation=shares, uptime=shares)
     def change_standing(self, node_id: str, reputation: float, uptime: float) -> None:
@@ -179,7 +185,7 @@ class PlacementMachine(RuleBasedStateMachine):
             assert node.gpu_memory_free == sum(node.gpu_free)
             assert node.idle_gpus == sum(map(int.__eq__, node.gpu_free, node.gpu_memory))
         assert self.cluster.open_nodes == sum(
-            node.state == NodeState.UP and node.slots_free > 0 for node in self.cluster
+            node.state == NodeState.UP and node.cordon is None and node.slots_free > 0 for node in self.cluster
         )
 
 
