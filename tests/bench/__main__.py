@@ -38,8 +38,7 @@ def end_to_end_row() -> Iterator[Row]:
 
 
 def pure_rows() -> Iterator[Row]:
-    small = placement_rate.measure(nodes=100, waiting=10_000, shapes=50, seconds=4.0)
-    large = placement_rate.measure(nodes=10_000, waiting=1_000_000, shapes=50, seconds=8.0)
+    large, small = placement_rate.measure()
     yield Row("pure_placement_per_second", large, "jobs/s", target=20_000, note="10,000 nodes, 1,000,000 waiting")
     yield Row(
         "pure_placement_at_scale",
