@@ -126,19 +126,19 @@ class Leader:
             listener.start()
             try:
                 self._connect_sources(stop)
-                self._do_duties()
+                self._or_reconnect(self._do_duties, stop)
                 waiting, live = len(self.memory.backlog), len(self.memory.live)
                 log.info(line("leading", epoch=self.epoch, waiting=waiting, live=live))
                 while not stop.is_set():
-                    self._step_or_reconnect(stop)
+                    self._or_reconnect(self.step, stop)
             finally:
                 listener.stop()
                 self._hand_over()
                 listener.join(_LISTENER_SECONDS)
 
-    def _step_or_reconnect(self, stop: threading.Event) -> None:
+    def _or_reconnect(self, do: Callable[[], None], stop: threading.Event) -> None:
         try:
-            self.step()
+            do()
         except redis.RedisError as error:
             log.warning(line("redis_away", error=type(error).__name__))
             self._connect_sources(stop)

@@ -72,6 +72,7 @@ class Memory:
         #: jobs that wait for their `not_before`
         self.delayed: dict[str, Waiting] = {}
         self._due: list[tuple[float, str]] = []
+        self._due_of: dict[str, float] = {}
         self._expiries: list[float] = []
         self.deadlines = Deadlines()
 
@@ -134,6 +135,7 @@ class Memory:
             self.backlog.add(waiting)
         else:
             self.delayed[waiting.job_id] = waiting
+            self._due_of[waiting.job_id] = due
             heappush(self._due, (due, waiting.job_id))
 
     def wait_until(self, waiting: Waiting, not_before: datetime | None) -> None:
@@ -154,10 +156,14 @@ class Memory:
         """Move jobs whose time has come to those that wait for a node; how many did."""
         admitted = 0
         while self._due and self._due[0][0] <= time.monotonic():
-            waiting = self.delayed.pop(heappop(self._due)[1], None)
-            if waiting is not None:
-                self.backlog.add(waiting)
-                admitted += 1
+            due, job_id = heappop(self._due)
+            # One that stopped waiting, and was delayed again until later, has a moment of its own.
+            if self._due_of.get(job_id) == due:
+                del self._due_of[job_id]
+                waiting = self.delayed.pop(job_id, None)
+                if waiting is not None:
+                    self.backlog.add(waiting)
+                    admitted += 1
         return admitted
 
     def any_expired(self) -> bool:

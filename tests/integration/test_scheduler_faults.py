@@ -7,9 +7,11 @@ import threading
 import time
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from broker.scheduler import accepting, placing, placing_at_once
+from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks.protocol import INBOX, REJECTED, REPORTS
@@ -307,3 +309,20 @@ def test_a_report_of_endless_depth_is_rejected_without_a_word_on_the_others(plan
         assert plane.job(job_id)["state"] == "completed"
         until(lambda: plane.redis.llen(REJECTED) == 1)
         assert "turn_failed" not in caplog.text
+
+
+def test_a_redis_that_goes_away_as_a_term_begins_is_waited_for(plane, monkeypatch):
+    original, calls = LateNodes.run_once, []
+
+    def fail_first(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise redis.ConnectionError
+        return original(self)
+
+    monkeypatch.setattr(LateNodes, "run_once", fail_first)
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assignment = node.run()
+        assert (assignment.job, assignment.epoch) == (job_id, 1)
