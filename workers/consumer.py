@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import Celery, bootsteps
@@ -120,6 +122,7 @@ class NodeConsumer(Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.strategies.consumer = self
         self.refusals = 0
+        self.loop = partial(_loop, vars(self)["loop"])
         node_of(self.app).consumer = self
 
     def update_strategies(self) -> None:
@@ -138,6 +141,17 @@ class NodeConsumer(Consumer):  # type: ignore[misc]
             super().on_unknown_task(body, message, exc)
         except (OSError, OperationalError) as error:
             log.warning("a message for an unknown task could not be refused: %s", error)
+
+
+def _loop(loop: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Celery's own. kombu stumbles over a connection that is closed while it reads: that is a lost one, no more."""
+    try:
+        loop(*args, **kwargs)
+    except AttributeError as error:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        if not frames[-1][0].f_globals.get("__name__", "").startswith("kombu.transport."):
+            raise
+        raise ConnectionError(f"the connection to the broker was closed meanwhile ({error})") from error
 
 
 class Registration(bootsteps.StartStopStep):  # type: ignore[misc]

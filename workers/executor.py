@@ -173,9 +173,14 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         exit_code=attempt.exit_code,
         result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
-        retry=retry_message(attempt.node.app, outcome.encoded or "") if outcome.kind == "retry" else None,
+        retry=_retry(attempt, outcome) if outcome.kind == "retry" else None,
         had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
     )
+
+
+def _retry(attempt: Attempt, outcome: Outcome) -> str:
+    assert outcome.encoded is not None
+    return retry_message(attempt.node.app, outcome.encoded, attempt.node.link.server_ahead_seconds)
 
 
 def _flush(attempt: Attempt) -> None:

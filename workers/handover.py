@@ -55,6 +55,7 @@ class Handover:
         try:
             self.assignment, self.header = _read_headers(request)
             _refuse_if_not_ours(node, self.assignment)
+            _refuse_if_too_late(node, self.assignment, self.header)
         except (ProtocolError, Ignore) as error:
             self.refusal = error
             return
@@ -161,4 +162,11 @@ def _refuse_if_not_ours(node: Node, assignment: Assignment) -> None:
     """A message from before this node's start, or for another node: its attempt is lost already."""
     if (assignment.node, assignment.incarnation) != (node.id, node.incarnation) or node.stopping:
         log.info("job %s: its message is for an earlier start of a node, or this one stops", assignment.job)
+        raise Ignore
+
+
+def _refuse_if_too_late(node: Node, assignment: Assignment, header: JobHeader) -> None:
+    """A node that was frozen or cut off finds an exclusive job in its hands that may run elsewhere by now."""
+    if header.exclusive and time.monotonic() - node.link.heard_at > gone_seconds(node.settings):
+        log.info("job %s: exclusive, and this node has not heard from the broker since it was sent", assignment.job)
         raise Ignore

@@ -26,6 +26,7 @@ redis.call('ZADD', KEYS[1], t[1] + t[2] / 1000000, ARGV[1])
 for i = 2, #KEYS do
     if ARGV[i + 1] ~= '' then redis.call('SET', KEYS[i], ARGV[i + 1], 'EX', ARGV[2]) end
 end
+return t
 """
 
 
@@ -59,11 +60,12 @@ class Heartbeat:
             started_at = time.monotonic()
             try:
                 texts = [self._reading(started_at), self._running(started_at)]
-                self._beat(
+                seconds, microseconds = self._beat(
                     keys=[BEATS, telemetry_key(self._node.id), running_key(self._node.id)],
                     args=[self._node.id, _TEXT_TTL_SECONDS, *texts],
                 )
                 self._node.link.heard_at = started_at
+                self._node.link.server_ahead_seconds = int(seconds) + int(microseconds) / 1e6 - time.time()
                 if silent_since is not None:
                     log.info("heartbeat: Redis is back after %.1f s", started_at - silent_since)
                     silent_since = None

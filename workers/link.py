@@ -22,6 +22,8 @@ class Link:
     def __init__(self) -> None:
         #: when the last beat that was answered had been sent
         self.heard_at = time.monotonic()
+        #: how far the clock of Redis is ahead of this node's, which may be wrong by hours
+        self.server_ahead_seconds = 0.0
 
 
 def grace_seconds(settings: Settings, *, exclusive: bool) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from celery import Celery
 from celery.canvas import Signature
 
@@ -10,10 +12,18 @@ from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER
 from cyxwiz_tasks.runtime.pipe import decode_value
 
 
-def retry_message(app: Celery, encoded: str) -> str:
-    """The signature that `self.retry()` made in the job's process, as its message would lie in the inbox."""
+def retry_message(app: Celery, encoded: str, server_ahead_seconds: float) -> str:
+    """The signature that `self.retry()` made in the job's process, as its message would lie in the inbox.
+
+    When it is due was said by this node's clock; the message says it by the server's.
+    """
     signature = Signature.from_dict(decode_value(encoded), app=app)
     headers = {name: value for name, value in signature.options["headers"].items() if name != ASSIGNMENT_HEADER}
     options = signature.options | {"headers": headers}
+    ahead, countdown, eta = timedelta(seconds=server_ahead_seconds), options.pop("countdown", None), options.get("eta")
+    if countdown is not None:
+        options["eta"] = datetime.now(UTC) + timedelta(seconds=countdown) + ahead
+    elif eta is not None:
+        options["eta"] = (datetime.fromisoformat(eta) if isinstance(eta, str) else eta) + ahead
     arguments = (tuple(signature.args), signature.kwargs)
     return envelope(app, signature.task, options["task_id"], arguments, options).decode()

@@ -13,6 +13,7 @@ from cyxwiz_tasks.protocol import REPORT, REPORTS, Assignment, Stop, Update
 from cyxwiz_tasks.runtime.pipe import encode_value
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest
+from workers.consumer import _loop as consumer_loop
 from workers.failure import stand_in
 from workers.job_environment import job_environment
 from workers.joblog import JobLog
@@ -200,3 +201,15 @@ def test_text_for_the_record():
     assert storable_text("a\0b\udc80") == "a\N{REPLACEMENT CHARACTER}b?"
     assert storable_json('{"a\\u0000": ["\\ud800", 1, null]}') == {"a\N{REPLACEMENT CHARACTER}": ["?", 1, None]}
     assert storable_json('["\\u00e4"]') == ["ä"]
+
+
+def test_kombu_stumbling_over_a_closed_connection_is_a_lost_connection_and_nothing_else_is():
+    def loop_of(module: str):
+        scope = {"__name__": module}
+        exec("def stumble():\n    None.client", scope)
+        return scope["stumble"]
+
+    with pytest.raises(ConnectionError, match="closed meanwhile"):
+        consumer_loop(loop_of("kombu.transport.redis"))
+    with pytest.raises(AttributeError):
+        consumer_loop(loop_of("workers.somewhere"))

@@ -1,0 +1,40 @@
+"""The message of a task's next try."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.runtime.pipe import encode_value
+from workers.retry_message import retry_message
+
+
+def message(**options) -> dict:
+    headers = {"cyxwiz": {"version": 1, "entry": "mine:task"}, "cyxwiz_assignment": {"token": 1}}
+    signature = {
+        "task": "mine.task",
+        "args": [1, "two"],
+        "kwargs": {"three": 3},
+        "options": {"task_id": "some-id", "retries": 2, "headers": headers, "queue": "cyxwiz.inbox"} | options,
+        "subtask_type": None,
+        "immutable": False,
+    }
+    app = make_app("redis://nowhere:1")
+    return json.loads(retry_message(app, encode_value(signature), server_ahead_seconds=-7200))["headers"]
+
+
+def test_it_is_the_same_job_with_one_more_try_and_without_its_old_place():
+    headers = message()
+    assert (headers["id"], headers["task"], headers["retries"], headers["eta"]) == ("some-id", "mine.task", 2, None)
+    assert headers["cyxwiz"]["entry"] == "mine:task"
+    assert "cyxwiz_assignment" not in headers
+
+
+@pytest.mark.parametrize("when", [{"countdown": 30}, {"eta": datetime.now(UTC) + timedelta(seconds=30)}])
+def test_it_is_due_by_the_servers_clock_however_wrong_the_nodes_is(when):
+    """This node's clock is two hours ahead."""
+    due = datetime.fromisoformat(message(**when)["eta"])
+    assert abs((due - datetime.now(UTC)).total_seconds() - 30 + 7200) < 5
