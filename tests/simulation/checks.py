@@ -94,6 +94,9 @@ def _still_waits(cluster: SimCluster, before: set[tuple[str, int]]) -> None:
 def _could_run(cluster: SimCluster) -> set[tuple[str, int]]:
     """Jobs that a leader who had just read the record would place, and their attempts so far."""
     leader = next(one.leader for one in cluster.schedulers if one.leader is not None)
+    if any(True for _ in leader.memory.claims):
+        # A place that is being cleared for somebody more urgent looks free, and is not.
+        return set()
     placed = _fresh(cluster, leader.memory).placer.place(10)
     return {(one.job_id[-4:], cluster.postgres.tables.jobs[one.job_id].attempts) for one in placed}
 

@@ -19,7 +19,7 @@ from tests.simulation.fake_redis import FakeClient, FakeRedis
 from tests.simulation.world import Broken, World
 
 #: between two steps while nothing arrives: sources wait so long in Redis, a slow machine takes longer
-STEP_SECONDS = 0.25, 1.2
+STEP_SECONDS = 0.25, 2.0
 #: one source's messages may come a step later than those of another
 LATE_SOURCE = 0.1
 
