@@ -160,7 +160,7 @@ class SimScheduler:
         self.leader = leader
         leader.load()
         leader._connect_sources(Waits())  # type: ignore[arg-type]
-        leader._do_duties()
+        leader._or_reconnect(leader._do_duties, Waits())  # type: ignore[arg-type]
 
     def _connect(self) -> Any:
         return FakeClient(self.server, lambda: self.linked, self._loses_answer)
@@ -186,7 +186,7 @@ class SimScheduler:
         if self._blocked:
             self.leader._connect_sources(Waits())  # type: ignore[arg-type]
             self._blocked = False
-        self.leader._step_or_reconnect(Waits())  # type: ignore[arg-type]
+        self.leader._or_reconnect(self.leader.step, Waits())  # type: ignore[arg-type]
 
     def _run(self, do: Callable[[], None]) -> None:
         """Do one thing, and meet its end as `broker.scheduler.command` does."""
@@ -202,10 +202,6 @@ class SimScheduler:
         except (DBAPIError, NotLeader, ServerUnavailable) as error:
             self._end_term(error)
             self.world.after(self.world.between(0.1, 1.0), self._stand_by, self._life)
-        except redis.RedisError as error:
-            # Of a new term: its first look at Redis failed, and that ends the process.
-            self._end_term(error)
-            self.kill()
         except Exception as error:
             raise Broken(f"{self.name} failed: {error!r}\n{traceback.format_exc()}") from error
         else:
