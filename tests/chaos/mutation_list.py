@@ -53,7 +53,8 @@ _OF_ATTEMPTS = Tests(("tests/integration/test_db_attempts.py",))
 _OF_LEADERSHIP = Tests(("tests/integration/test_db_leadership.py",))
 _OF_FAULTS = Tests(("tests/integration/test_scheduler_faults.py",))
 _OF_PARTS = Tests(("tests/unit/test_node_parts.py",))
-_OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py", "tests/unit/test_durable_files.py"))
+_OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py",))
+_OF_DURABLE_FILES = Tests(("tests/unit/test_durable_files.py",))
 _FREEZING = Chaos(("freeze_worker", "partition"), faults=6)
 
 MUTATIONS = (
@@ -153,7 +154,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a result is shown although it was refused",
-        (("workers/executor.py", "last_word = reply.committed and reply.final and", "last_word = reply.final and"),),
+        (("workers/executor.py", "last_word = reply.committed and reply.final", "last_word = reply.final"),),
         Tests(("tests/integration/test_node_jobs.py",)),
     ),
     Mutation(
@@ -206,7 +207,7 @@ MUTATIONS = (
     Mutation(
         "a checkpoint is not synced",
         (("cyxwiz_tasks/checkpoints/durable.py", "        os.fsync(descriptor)\n", "        pass\n"),),
-        _OF_CHECKPOINTS,
+        _OF_DURABLE_FILES,
     ),
     Mutation(
         "a damaged checkpoint is loaded",

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from broker.scheduler.keeper import Keeper
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from db.engine import make_engine
+from db.fenced import fenced, fenced_connection
 from db.leadership import assert_current, lead, try_lead
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
@@ -38,6 +39,18 @@ def test_an_old_epoch_is_refused(engine):
     second = try_lead(engine, "b")
     with pytest.raises(NotLeader, match=f"epoch {first.epoch} is over"), engine.begin() as tx:
         assert_current(tx, first.epoch)
+    second.release()
+
+
+def test_a_transaction_of_an_old_epoch_does_not_begin(engine):
+    first = try_lead(engine, "a")
+    first.release()
+    second = lead(engine, "b", threading.Event())
+    with fenced_connection(engine) as connection:
+        with fenced(connection, second.epoch) as tx:
+            assert tx.scalar(text("SELECT holder FROM leadership")) == "b"
+        with pytest.raises(NotLeader, match=f"epoch {first.epoch} is over"), fenced(connection, first.epoch):
+            pytest.fail("it began")
     second.release()
 
 
