@@ -36,12 +36,11 @@ _ENDS = {
     "preempted": (AttemptState.PREEMPTED, JobState.PENDING),
     "retry": (AttemptState.FAILED, JobState.PENDING),
 }
-#: A node of an older release publishes the next message of a task that retries itself, and then gives its place back
-#: without a cause. The message comes by another list: so long it may take, lest the old one is placed once more.
-_RETRY_MESSAGE_SECONDS = 0.5
 #: A node that says so soon that it lost a job could not run it at all: each time is a fault, or it would go on to do so
 #: with job after job. Later, its agent has died and been started anew, and all its jobs with it.
 _GIVEN_BACK_SECONDS = 5.0
+#: of a report that names none
+_CAUSES = {"failed": Cause.ERROR, "preempted": Cause.PREEMPTED, "cancelled": Cause.CANCELLED}
 
 
 @dataclass
@@ -108,7 +107,7 @@ def ending(end: End) -> Ending:
     """What the record gets. Raises ProtocolError for what it cannot hold."""
     report = end.report
     state, job_state = _ENDS[report.outcome]
-    cause, told = report.cause or (Cause.ERROR if report.outcome == "failed" else None), end.refused
+    cause, told = report.cause or _CAUSES.get(report.outcome), end.refused
     if report.outcome == "retry":
         cause = Cause.ERROR
         job_state = JobState.FAILED if end.refused else job_state
@@ -185,11 +184,10 @@ def _try_again(turn: Turn, end: End, message: str) -> None:
         say_again(turn, report.job, message, failed)
         turn.counts["retried"] += 1
         return
-    waiting = live.waiting
-    pause_seconds = _RETRY_MESSAGE_SECONDS if report.outcome == "preempted" and report.cause is None else 0.0
+    waiting, pause_seconds = live.waiting, 0.0
     if end.decision is not None:
         waiting = waiting._replace(resources=tightened(waiting.resources, end.decision.learned))
-        pause_seconds = max(pause_seconds, end.decision.after_seconds)
+        pause_seconds = end.decision.after_seconds
     wait_again(turn, report.job, waiting, message, pause_seconds=pause_seconds, failed=failed)
     log.info(line("tried_again", job=report.job, cause=report.cause, seconds=pause_seconds))
 

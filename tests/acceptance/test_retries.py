@@ -17,6 +17,25 @@ def test_a_job_that_crashes_once_runs_again_and_celery_shows_retry_in_between(la
     assert (first["state"], first["cause"], second["state"]) == ("failed", "crashed", "completed")
 
 
+def test_only_the_exceptions_that_were_named_are_tried_again_and_so_are_their_subclasses(laboratory):
+    again, never = lab_jobs.raises_once.submit("key"), lab_jobs.raises_once.submit("type")
+    assert again.result(timeout=30) == 2
+    with pytest.raises(TypeError, match="not this time"):
+        never.result(timeout=30)
+    assert never.record()["attempts"][0]["number"] == 1
+
+
+def test_a_task_that_retries_itself_runs_on_with_its_new_arguments(laboratory):
+    run = lab_jobs.tries_again.submit(0)
+    assert run.result(timeout=30) == [2, 2]
+    attempts = run.record()["attempts"]
+    assert [(attempt["state"], attempt["cause"]) for attempt in attempts] == [
+        ("failed", "error"),
+        ("failed", "error"),
+        ("completed", None),
+    ]
+
+
 def test_a_poison_job_is_held_with_its_story_and_released(own_stack):
     own_stack.start_scheduler().ready()
     for name in ("one", "two"):

@@ -161,19 +161,6 @@ def test_a_retry_of_the_task_itself_starts_the_job_over_with_its_new_message(pla
         assert plane.job(job_id)["attempts"] == 2
 
 
-def test_a_retry_whose_attempt_ended_first_does_not_run_the_old_message(plane):
-    with plane.scheduler():
-        node = plane.node()
-        job_id = plane.submit(1)
-        first, _ = node.take()
-        node.start(first)
-        assert node.end(first, "preempted").committed
-        retry = plane.redis_message(plane.signature(2), task_id=job_id, retries=1)
-        plane.redis.lpush(INBOX, json.dumps(retry))
-        second, message = node.take()
-        assert (second.attempt, message["headers"]["retries"]) == (2, 1)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

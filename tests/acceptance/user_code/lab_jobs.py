@@ -135,3 +135,10 @@ def raises_once(ctx: Any, name: str) -> int:
     if ctx.attempt == 1:
         raise {"key": KeyError, "type": TypeError}[name]("not this time")
     return int(ctx.attempt)
+
+
+@job(bind=True, max_retries=3)
+def tries_again(self: Any, counted: int) -> list[int]:
+    if self.request.retries < 2:
+        raise self.retry(args=(counted + 1,), countdown=0.3, exc=ConnectionError("not yet"))
+    return [counted, int(self.request.retries)]
