@@ -30,6 +30,8 @@ from tests.chaos.stack import LEASE_SECONDS, USER_CODE, Journal, Stack
 from tests.chaos.workload import Workload, plan_jobs
 
 _LEAST_SETTLE_SECONDS = 10.0
+#: a backlog that has not fallen for so long is stuck
+_STILL_SECONDS = 30.0
 _ENDED = "('completed', 'failed', 'cancelled')"
 
 
@@ -130,21 +132,31 @@ def _counts(stack: Stack) -> str:
 
 
 def _settle(order: Order, stack: Stack, quiet_from: float, say: Say) -> dict[str, Any]:
-    """Wait until every job has ended and Redis is quiet, for `settle_seconds` from the end of all faults on."""
+    """Wait until every job has ended and Redis is quiet.
+
+    For `settle_seconds` from the end of all faults on, and for as long as a backlog that the faults left falls.
+    """
     quiet: dict[str, Any] = {"settled": False}
     released: list[str] = []
     deadline = max(quiet_from + order.settle_seconds, time.time() + _LEAST_SETTLE_SECONDS)
+    fewest = _unended(stack)
     while time.time() < deadline:
         released += _release_held(stack)
-        with stack.servers.database() as connection:
-            row = connection.execute(f"SELECT count(*) FROM jobs WHERE state NOT IN {_ENDED}").fetchone()
-        if row and row[0] == 0 and all(member.alive() for member in stack.members) and _is_quiet(stack):
+        if (left := _unended(stack)) < fewest:
+            fewest, deadline = left, max(deadline, time.time() + _STILL_SECONDS)
+        if left == 0 and all(member.alive() for member in stack.members) and _is_quiet(stack):
             quiet = {"settled": True}
             break
         time.sleep(0.25)
     took_seconds = time.time() - quiet_from
     say(f"settled: {quiet['settled']}, {took_seconds:.1f} s after the last fault; {_counts(stack)}")
     return quiet | {"settle_took_seconds": took_seconds, "released": released}
+
+
+def _unended(stack: Stack) -> int:
+    with stack.servers.database() as connection:
+        row = connection.execute(f"SELECT count(*) FROM jobs WHERE state NOT IN {_ENDED}").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _release_held(stack: Stack) -> list[str]:
