@@ -88,7 +88,8 @@ class SimCluster:
             if self._is_over():
                 # Whatever is to be said about the last ends is said by then; the rest of the hour is empty.
                 world.run_until(world.now + 90.0)
-                break
+                if self._is_over():
+                    break
         checks.at_end(self)
 
     # What faults need -----------------------------------------------------------------------------------------------
@@ -158,7 +159,10 @@ class SimCluster:
     def _is_over(self) -> bool:
         jobs = self.postgres.tables.jobs
         asked = all(job.acked or job.refused or job.once for job in self.workload.jobs.values())
-        return asked and all(job.state in (*TERMINAL_JOB_STATES, "held") or job.learned for job in jobs.values())
+        return asked and all(
+            job.state in (*TERMINAL_JOB_STATES, "held") or (job.state == "pending" and bool(job.learned))
+            for job in jobs.values()
+        )
 
     def _pushed(self, key: str) -> None:
         node = self._listeners.get(key)
