@@ -294,8 +294,7 @@ class RecordMachine(RuleBasedStateMachine):
         with model_fenced(self.tables, self.epoch) as model:
             self._compare(real, model_first_attempts.accept_placed(model, self.epoch, new, places, 3600.0))
         self.jobs += [job for job in new if job.id in real]
-        placed = [Assigned(id, given.token, 1, self.nodes[0]) for id, given in real.items()]
-        self.attempts += sorted(placed, key=lambda given: given.token)
+        self.attempts += [Assigned(id, real[id].token, 1, self.nodes[0]) for id in ids if id in real]
 
     def _assign(self, ids: list[str], node_id: str, lease_seconds: float) -> list[Assigned]:
         places = [NewAttempt(id, node_id, "i1", (0,), 1 << 30, 1, 1 << 30, {"fit": 1.0}) for id in ids]
@@ -306,7 +305,9 @@ class RecordMachine(RuleBasedStateMachine):
         self.tables.next_token = lambda job_id: real[job_id].token  # type: ignore[method-assign]
         with model_fenced(self.tables, self.epoch) as model:
             self._compare(real, model_attempts.assign(model, self.epoch, places, lease_seconds))
-        placed = sorted(real.values(), key=lambda given: given.token)
+        # In the order in which they were asked for: that of their tokens is the planner's, and a life that is lived
+        # again must be the same.
+        placed = [real[id] for id in ids if id in real]
         self.attempts += placed
         return placed
 
