@@ -8,10 +8,10 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench simulate chaos side-by-side detection zombies clean
+.PHONY: help install run up lint format test test-quick bench simulate chaos side-by-side detection zombies torn-checkpoints clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## create .venv with everything pinned (the other targets do it themselves)
 
@@ -64,6 +64,9 @@ detection: install  ## how soon each kind of death is noticed (INJECTIONS=50)
 
 zombies: install  ## nodes frozen past their lease come back: nothing they say may count (ZOMBIES=1000)
 	$(BIN)/python -m tests.chaos.zombies $(if $(ZOMBIES),--zombies $(ZOMBIES))
+
+torn-checkpoints: install  ## SIGKILLs while checkpoints are written: none may be loaded torn (KILLS=500)
+	$(BIN)/python -m tests.chaos.torn_checkpoints --kills $(or $(KILLS),500)
 
 clean:  ## remove .venv and what builds and tests left
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov *-results.json
