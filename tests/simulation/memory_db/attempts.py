@@ -99,7 +99,7 @@ def unplace(
     state = UNPLACED_STATES.get(cause, AttemptState.LOST)
     given = {"state": state, "job_state": job_state, "cause": cause, "message": message, "job_message": job_message}
     settled = []
-    for token in set(tokens):
+    for token in dict.fromkeys(tokens):
         row = _settle(tx, epoch, {"token": token, "retry_after_seconds": retry_after_seconds, **given}, "scheduler")
         if row.moved:
             assert row.job_id is not None
