@@ -105,6 +105,7 @@ def _drive(order: Order, stack: Stack, scene: Scene, folder: Path, say: Say) -> 
     while nemesis.alive:
         nemesis.join(10.0)
         say(f"{time.time() - began:4.0f} s: {_counts(stack)}")
+    workload.faults_over.set()
     quiet_from = max(time.time(), began + order.seconds)
     # Somebody may still wait for a result that never comes.
     worker.join(max(0.0, quiet_from - time.time()) + order.settle_seconds)

@@ -77,7 +77,7 @@ def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
         at = len(planned) / jobs * seconds
         if at >= pace:
             pace += _PACE_SECONDS
-            planned.append(Submission(at, "walk", new_id(), numbers=(20, 2 * _PACE_SECONDS / 20)))
+            planned.append(_paced(at))
             continue
         if rng.random() < 0.02 and len(planned) + 3 <= jobs:
             ids = tuple(new_id() for _ in range(3))
@@ -86,6 +86,10 @@ def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
         kind = rng.choices(kinds, weights)[0]
         planned.append(_submission(rng, at, kind))
     return planned
+
+
+def _paced(at: float) -> Submission:
+    return Submission(at, "walk", new_id(), numbers=(20, 2 * _PACE_SECONDS / 20))
 
 
 def _submission(rng: random.Random, at: float, kind: str) -> Submission:
@@ -103,13 +107,17 @@ def _submission(rng: random.Random, at: float, kind: str) -> Submission:
 
 @dataclass
 class Workload:
-    """Clients at work. `run()` returns once everything is submitted, or given up."""
+    """Clients at work. `run()` returns once everything is submitted, or given up, and `faults_over` is set.
+
+    A fault may have to wait for what it strikes: after the plan's jobs more come, so that something runs by then.
+    """
 
     url: str
     plan: Sequence[Submission]
     witness: Path
     mark: str
     log: Journal
+    faults_over: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -123,6 +131,7 @@ class Workload:
                 threading.Thread(target=self._submit_all, args=(todo, began, watchers, shared, rng), daemon=True)
                 for _ in range(_SUBMITTERS)
             ]
+            threads.append(threading.Thread(target=self._go_on, args=(began,), daemon=True))
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -155,6 +164,14 @@ class Workload:
                     watchers.submit(self._cancel, shared, submission)
                 elif rng.random() < _RESULT_SHARE:
                     watchers.submit(self._result, shared, submission)
+
+    def _go_on(self, began: float) -> None:
+        """From the end of the plan on, a job as long as those that keep the pace."""
+        pause = began + self.plan[-1].at - time.monotonic()
+        with Client(self.url) as client:
+            while not self.faults_over.wait(max(0.0, pause)) and not self.stop.is_set():
+                self._submit(client, _paced(time.monotonic() - began))
+                pause = _PACE_SECONDS
 
     def _submit(self, client: Client, submission: Submission) -> bool:
         if submission.links:

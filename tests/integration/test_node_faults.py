@@ -91,6 +91,9 @@ class TestJournal:
             pid = pid_in(tmp_path / "ticks")
             done = node_jobs.add.delay(1, 2)
             assert done.get(timeout=20) == 3
+            # Until then a killed agent rightly leaves it to the next one to tell that end again.
+            told = json.dumps({"told": scheduler.assignments[done.id].token})
+            wait_until(lambda: told in (home / "nodes" / "faulty" / "journal").read_text())
             node.end(signal.SIGKILL)
         seen = len(scheduler.reports)
         with node_on(scheduler.url, home) as node:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from tests.chaos.faults.fault import BLINK, Fault
+from tests.chaos.faults.fault import BLINK, PATIENCE_SECONDS, Fault
 from tests.chaos.schedule import Kind
 
 _AWAY = (0.2, 2.0)
@@ -44,6 +44,7 @@ class BackendKilled(Fault):
     kind = Kind("postgres_backend_killed", "postgres", BLINK)
 
     def inject(self) -> None:
+        self.until(lambda: self.stack.leader() is not None, PATIENCE_SECONDS)
         with self.stack.servers.database() as connection:
             pids = [row[0] for row in connection.execute(_OF_SCHEDULERS)]
             if pids:
@@ -58,11 +59,16 @@ class SessionsTerminated(Fault):
 
     def inject(self) -> None:
         with self.stack.servers.database() as connection:
-            found = connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            ).fetchall()
-        if found:
-            self.proof = {"ended": len(found)}
+            if self.until(lambda: self._end_sessions(connection) > 0, PATIENCE_SECONDS):
+                self.proof = {"ended": self.ended}
+
+    def _end_sessions(self, connection: psycopg.Connection[Any]) -> int:
+        """How many: none while nobody leads."""
+        rows = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        ).fetchall()
+        self.ended = len(rows)
+        return self.ended
 
 
 class ConnectionsExhausted(Fault):

@@ -7,7 +7,7 @@ import signal
 
 import redis
 
-from tests.chaos.faults.fault import BLINK, Fault
+from tests.chaos.faults.fault import BLINK, PATIENCE_SECONDS, Fault
 from tests.chaos.schedule import Kind
 
 _AWAY = (0.2, 2.5)
@@ -53,10 +53,10 @@ class RedisEmptied(Fault):
 
     def inject(self) -> None:
         with self.stack.servers.redis_client() as client:
-            keys = client.dbsize()
+            # Just restarted it may hold nothing yet.
+            if self.until(lambda: client.dbsize() > 0, PATIENCE_SECONDS):
+                self.proof = {"keys": client.dbsize()}
             client.flushall()
-        if keys:
-            self.proof = {"keys": keys}
 
 
 class RedisFull(Fault):
