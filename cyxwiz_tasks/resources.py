@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cyxwiz_tasks import preferences
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.quantities import SizeRange, VersionBounds, name_pattern
 
 LabelValue = str | int | float | bool
+#: "spread": to the emptiest node; "pack": to the fullest that has room; "balanced": neither comes before all else
+PlacementPolicy = Literal["balanced", "spread", "pack"]
 
 #: A card sold as 24 GB reports 22.5 to 24 GiB (a part of it holds error-correcting codes), a machine sold with 16 GB
 #: of memory 15.5: lower bounds on both are met at this share of what was asked.
@@ -53,6 +56,10 @@ class Resources(BaseModel):
     #: names or ids of nodes
     node: str | None = None
     exclude_nodes: tuple[str, ...] = ()
+    #: what a node need not meet but had better, "field=value", and how much each of these weighs beside the others
+    prefer: dict[str, float] = Field(default_factory=dict)
+    #: None: CYXWIZ_PLACEMENT of the scheduler
+    placement: PlacementPolicy | None = None
 
     @field_validator("gpu_memory", "ram", "disk", mode="before")
     @classmethod
@@ -77,6 +84,18 @@ class Resources(BaseModel):
             name_pattern(value)
         return value
 
+    @field_validator("prefer", mode="before")
+    @classmethod
+    def _preferences(cls, value: Any) -> Any:
+        found = preferences.checked(value)
+        for text in found:
+            try:
+                cls.model_validate(preferences.as_requirement(text))
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f'"{text}": {reason}') from None
+        return found
+
     @model_validator(mode="before")
     @classmethod
     def _any_wish_for_a_gpu_asks_for_one(cls, data: Any) -> Any:
@@ -94,6 +113,9 @@ class Resources(BaseModel):
             raise ValueError('device="cpu" and a GPU contradict each other: leave one of them out')
         if self.shared and self.gpu_memory is None:
             raise ValueError('shared=True needs gpu_memory, such as "6GB": it is what the job takes of the GPU')
+        of_gpu = [text for text in self.prefer if preferences.split(text)[0] in preferences.GPU_FIELDS]
+        if of_gpu and not self.gpus:
+            raise ValueError(f'prefer: "{of_gpu[0]}" speaks of a GPU, and the job asks for none: set gpus=1')
         return self
 
     @classmethod

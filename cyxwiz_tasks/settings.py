@@ -37,6 +37,8 @@ class Settings(BaseSettings):
 
     #: the score's weights, in this order: reputation, availability, capability fit, uptime
     score_weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)
+    #: for jobs that name none: "spread" over empty nodes, "pack" the fullest that have room, or neither before all else
+    placement: Literal["balanced", "spread", "pack"] = "balanced"
 
     #: where a node keeps checkpoints and artifacts besides its own disk, for attempts on other nodes: an fsspec address
     artifact_store: str | None = None

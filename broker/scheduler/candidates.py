@@ -18,7 +18,8 @@ from broker.scheduler.cluster import Cluster
 from broker.scheduler.columns import Rows
 from broker.scheduler.demand import demand_of
 from broker.scheduler.node import Node
-from broker.scheduler.scoring import constant_fit, fit, gpu_fit
+from broker.scheduler.preferred import Preferred
+from broker.scheduler.scoring import constant_fit, fit, gpu_fit, leaning
 from cyxwiz_tasks.resources import Resources
 
 #: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass. Alone and warm,
@@ -39,6 +40,10 @@ class Candidates:
         self.asleep = False
         self._cluster = cluster
         self._admission = Admission(resources)
+        self._preferred = Preferred(resources)
+        self._prefers = bool(self._preferred)
+        self._leaning = leaning(resources.placement or cluster.placement, cluster.weights)
+        self._leans = self._leaning.slope != 0
         self._counted = np.array(self.demand.counted).reshape(4, 1)
         self._rebuild()
 
@@ -66,11 +71,17 @@ class Candidates:
         admitted = self._admitted[node.row].nonzero()[0].tolist() if node.mixed else range(len(node.gpu_memory))
         return node.best_gpus(self.demand, admitted)
 
+    def preferred_at(self, node: Node) -> float | None:
+        """The share of what the job prefers that this node has, 0..1; None: it prefers nothing."""
+        return self._shares.item(node.row) if self._prefers else None
+
     def _rebuild(self) -> None:
         cluster, columns = self._cluster, self._cluster.columns
         self._size_version = cluster.size_version
         self._admitted = np.zeros(columns.gpu_kind.shape, bool)
-        #: what the fit adds to a node's standing where it is constant; minus infinity: the node can never run this
+        #: how much of what is preferred each node has, 0..1
+        self._shares = np.zeros(len(columns.kind) if self._prefers else 0)
+        #: that, and what the fit adds where it is constant; minus infinity: the node can never run this
         self._bonus = np.full(len(columns.kind), _NOWHERE)
         self._scores = np.full(len(columns.kind), _NOWHERE, np.float32)
         self._judge(self._every_row())
@@ -126,6 +137,9 @@ class Candidates:
         fits = self._admission.nodes(self._cluster, rows, admitted)
         self._admitted[rows] = admitted
         bonus = self._cluster.weights.fit * constant_fit(self.demand, columns.largest_gpu_bytes[rows])
+        if self._prefers:
+            self._shares[rows] = self._preferred.shares(self._cluster, rows, admitted)
+            bonus += self._shares[rows]
         self._bonus[rows] = np.where(fits, bonus, _NOWHERE)
 
     def _rate(self, rows: Rows) -> None:
@@ -133,7 +147,7 @@ class Candidates:
         if demand.shared:
             self._rate_by_gpu(rows)
             return
-        scores = columns.standing[rows] + self._bonus[rows]
+        scores = self._totals(rows, self._bonus[rows])
         scores[~self._has_room(rows)] = _NOWHERE
         self._scores[rows] = scores
         if demand.gpus and columns.any_mixed:
@@ -144,9 +158,19 @@ class Candidates:
         has_gpus, tightness = gpu_fit(
             self.demand, self._admitted[rows], columns.gpu_free[rows], columns.gpu_memory[rows]
         )
-        scores = columns.standing[rows] + self._cluster.weights.fit * tightness
+        bonus = self._cluster.weights.fit * tightness
+        if self._prefers:
+            bonus += self._shares[rows]
+        scores = self._totals(rows, bonus)
         scores[~(has_gpus & self._has_room(rows) & (self._bonus[rows] != _NOWHERE))] = _NOWHERE
         self._scores[rows] = scores
+
+    def _totals(self, rows: Rows, bonus: NDArray[np.float64]) -> NDArray[np.float64]:
+        columns = self._cluster.columns
+        scores: NDArray[np.float64] = columns.standing[rows] + bonus
+        if self._leans:
+            scores += self._leaning.constant + self._leaning.slope * columns.availability[rows]
+        return scores
 
     def _has_room(self, rows: Rows) -> NDArray[np.bool_]:
         """Where a slot and enough of everything is free, as far as counting idle GPUs tells."""
@@ -163,7 +187,11 @@ class Candidates:
             if positions is None:
                 return _NOWHERE
             bonus = self._cluster.weights.fit * fit(node, demand, positions)
+            if self._prefers:
+                bonus += self._shares.item(row)
         score: float = node.standing + bonus
+        if self._leans:
+            score += self._leaning.constant + self._leaning.slope * node.availability
         return score
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
 from broker.scheduler.node import Holding, Node
-from broker.scheduler.scoring import normalised, standing
+from broker.scheduler.scoring import availability, normalised, standing
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.errors import InvalidSettings, NotFound
+from cyxwiz_tasks.resources import PlacementPolicy
 from db.models import Cordon, NodeState
 
 #: One row's width is that of the node with most GPUs: a node that claimed a million would take the memory of all.
@@ -46,9 +47,16 @@ class ChangeLog:
 
 
 class Cluster:
-    def __init__(self, weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)) -> None:
-        """`weights`: `settings().score_weights`. Raises InvalidSettings if they cannot weigh."""
-        self.weights = normalised(weights)
+    def __init__(
+        self,
+        weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0),
+        placement: PlacementPolicy = "balanced",
+    ) -> None:
+        """`weights`: `settings().score_weights`. Raises InvalidSettings if they cannot weigh.
+
+        `placement` is for jobs that name none.
+        """
+        self.weights, self.placement = normalised(weights), placement
         self.changed = ChangeLog()
         self.described = ChangeLog()
         #: rows of open nodes; emptied by the placer
@@ -205,6 +213,7 @@ class Cluster:
         node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None
         if not node.is_open:
             self.freed.discard(node.row)
+        node.availability = availability(node)
         node.standing = standing(node, self.weights)
         node.most_gpu_free = max(0, *node.gpu_free) if node.gpu_free else 0
         self._unwritten.add(node.row)

@@ -54,6 +54,7 @@ class Columns:
         self.free = np.full((4, rows), -1, np.int64)
         self.gpu_free = np.full((rows, gpus), -1, np.int64)
         self.standing = np.zeros(rows, np.float64)
+        self.availability = np.zeros(rows, np.float64)
 
     def make_room(self, rows: int, gpus: int) -> bool:
         """Grow to hold so many rows and GPUs a node. True if the shapes of the arrays changed."""
@@ -93,6 +94,7 @@ class Columns:
         self.free[3, row] = node.most_gpu_free
         self.gpu_free[row, : len(node.gpu_free)] = node.gpu_free
         self.standing[row] = node.standing
+        self.availability[row] = node.availability
 
     def clear(self, row: int) -> None:
         """Forget a row's node."""

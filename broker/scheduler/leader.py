@@ -96,7 +96,7 @@ class Leader:
         self.settings, self.engine, self.connect, self.app, self.leadership = settings, engine, connect, app, leadership
         self.redis = connect()
         self.inbox = Inbox(connect, leadership.epoch, dict.fromkeys(INBOX_LISTS, accepting.prepare))
-        self.memory = Memory(settings.score_weights)
+        self.memory = Memory(settings.score_weights, settings.placement)
         self.duties: list[Duty] = [duty(self) for duty in DUTIES]
         self._due = [0.0] * len(self.duties)
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
@@ -155,7 +155,7 @@ class Leader:
     def load(self) -> None:
         """Read the record into memory."""
         gc.unfreeze()
-        self.memory = Memory(self.settings.score_weights)
+        self.memory = Memory(self.settings.score_weights, self.settings.placement)
         with self.engine.begin() as tx:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)

@@ -25,7 +25,7 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.protocol import Stop
-from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
 from db import attempts, jobs
 from db.known_nodes import known
@@ -62,8 +62,8 @@ class Live:
 
 
 class Memory:
-    def __init__(self, weights: tuple[float, float, float, float]) -> None:
-        self.cluster = Cluster(weights)
+    def __init__(self, weights: tuple[float, float, float, float], placement: PlacementPolicy = "balanced") -> None:
+        self.cluster = Cluster(weights, placement)
         self.backlog = Backlog()
         self.placer = Placer(self.cluster, self.backlog)
         self.claims = Claims(self.cluster)

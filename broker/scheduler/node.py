@@ -21,6 +21,7 @@ class Node:
     """Totals, and what is free of them. Free amounts fall below zero only where a node came back smaller."""
 
     __slots__ = (
+        "availability",
         "blamed",
         "capability",
         "cordon",
@@ -62,7 +63,9 @@ class Node:
     #: faults since its last success, and quarantines since it was last trusted
     faults: int
     quarantines: int
-    #: kept by the cluster: `scoring.standing`, and whether it takes a job at all: it is up, has a free slot, no cordon
+    #: kept by the cluster: `scoring.availability`, `scoring.standing`, and whether it takes a job at all: it is up, has
+    #: a free slot, no cordon
+    availability: float
     standing: float
     is_open: bool
     #: kept by the cluster, too: free bytes of the GPU with most of them; 0 without GPUs
@@ -115,12 +118,6 @@ class Node:
     def gpu_memory_at(self, indexes: Iterable[int]) -> list[int]:
         """Bytes of the GPUs with these indexes of NVML's, so far as the node has them."""
         return [size for index, size in zip(self.gpu_indexes, self.gpu_memory, strict=True) if index in set(indexes)]
-
-    @property
-    def availability(self) -> float:
-        """0..1: the free share of its slots; where it has GPUs, the mean of that and of their free memory's share."""
-        slots = self.slots_free / self.slots if self.slots_free > 0 else 0.0
-        return (slots + self.gpu_memory_free / self.gpu_memory_total) / 2 if self.gpu_memory_total else slots
 
     def has_room(self, demand: Demand) -> bool:
         """Whether a slot and enough of everything is free, as far as counting tells: see `Demand.counted`."""

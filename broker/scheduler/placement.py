@@ -26,7 +26,7 @@ class RunnerUp(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """One job on one node, booked in the cluster. Sizes are bytes; scores are 0..1."""
+    """One job on one node, booked in the cluster. Sizes are bytes."""
 
     waiting: Waiting
     node_id: str
@@ -115,7 +115,7 @@ class Placer:
             demand.cpus,
             demand.ram_bytes,
             score,
-            parts(node, demand, positions),
+            parts(node, demand, positions, candidates.preferred_at(node)),
             tuple([self._runner_up(row, score) for row, score in runners_up]),
         )
         cluster.take_at(node, waiting.job_id, demand, positions)

@@ -82,7 +82,7 @@ def new_attempt(placement: Placement) -> NewAttempt:
         ram_bytes=placement.ram_bytes,
         scores={
             "score": round(placement.score, 4),
-            "parts": {name: round(part, 4) for name, part in placement.parts._asdict().items()},
+            "parts": {name: round(part, 4) for name, part in placement.parts._asdict().items() if part is not None},
             "next": [[other.name, round(other.score, 4)] for other in placement.runners_up],
         },
     )

@@ -1,7 +1,7 @@
-"""The score of a node for a job: four parts of 0..1, weighed. The formulas stand in docs/scheduling.md.
+"""The score of a node for a job: parts of 0..1, weighed. The formulas stand in docs/scheduling.md.
 
 Reputation, availability and uptime are the node's own and change only with the node, so the cluster keeps their
-weighted sum (`standing`) ready for each node; only the fit differs from shape to shape.
+weighted sum (`standing`) ready for each node; only the fit and what the job prefers differ from shape to shape.
 """
 
 from __future__ import annotations
@@ -14,18 +14,39 @@ from numpy.typing import NDArray
 from broker.scheduler.demand import Demand
 from broker.scheduler.node import Node
 from cyxwiz_tasks.errors import InvalidSettings
+from cyxwiz_tasks.resources import PlacementPolicy
 
 #: stands for "no GPU there" where memories are sorted; sums of it stay below 2**63
 NO_GPU = 2**52
 
 
 class Parts(NamedTuple):
-    """The four parts of a score, each 0..1, before they are weighed. Also used for the weights themselves."""
+    """The parts of a score, each 0..1, before they are weighed. The first four are also used for the weights."""
 
     reputation: float
     availability: float
     fit: float
     uptime: float
+    #: what the job prefers and the node has, by weight; None: it prefers nothing
+    preferred: float | None = None
+
+
+class Leaning(NamedTuple):
+    """What a placement policy adds to a score: `constant + slope * availability`."""
+
+    slope: float
+    constant: float
+
+
+def leaning(placement: PlacementPolicy, weights: Parts) -> Leaning:
+    """Where a job leans: "spread" makes availability weigh 1 more, "pack" does so with its opposite in its place."""
+    match placement:
+        case "spread":
+            return Leaning(1.0, 0.0)
+        case "pack":
+            return Leaning(-1.0 - 2 * weights.availability, 1.0 + weights.availability)
+        case _:
+            return Leaning(0.0, 0.0)
 
 
 def normalised(weights: tuple[float, float, float, float]) -> Parts:
@@ -37,6 +58,12 @@ def normalised(weights: tuple[float, float, float, float]) -> Parts:
             "availability, capability fit and uptime, such as CYXWIZ_SCORE_WEIGHTS='[40, 30, 20, 10]'"
         )
     return Parts(*(weight / total for weight in weights))
+
+
+def availability(node: Node) -> float:
+    """0..1: the free share of its slots; where it has GPUs, the mean of that and of their free memory's share."""
+    slots = node.slots_free / node.slots if node.slots_free > 0 else 0.0
+    return (slots + node.gpu_memory_free / node.gpu_memory_total) / 2 if node.gpu_memory_total else slots
 
 
 def standing(node: Node, weights: Parts) -> float:
@@ -57,9 +84,9 @@ def fit(node: Node, demand: Demand, positions: tuple[int, ...]) -> float:
     return min(1.0, demand.gpus * demand.wished_gpu_memory_bytes / free)
 
 
-def parts(node: Node, demand: Demand, positions: tuple[int, ...]) -> Parts:
+def parts(node: Node, demand: Demand, positions: tuple[int, ...], preferred: float | None) -> Parts:
     """The parts of a node's score before the job is placed there, on these GPUs."""
-    return Parts(node.reputation, node.availability, fit(node, demand, positions), node.uptime)
+    return Parts(node.reputation, node.availability, fit(node, demand, positions), node.uptime, preferred)
 
 
 def gpu_fit(

@@ -80,11 +80,22 @@ def _lines(record: dict[str, Any]) -> list[tuple[str, Any]]:
         ("needs since", Text(show_mapping(record.get("learned") or {}))),
         ("deadline", str(record.get("deadline_at") or "")),
         ("node", Text(str(record.get("node") or ""))),
+        ("score", Text(_score(record.get("attempts") or []))),
         ("submitted", _ago(record.get("submitted_at"))),
         ("waited", show_between(record.get("accepted_at"), record.get("started_at") or record.get("ended_at"))),
         ("ran", show_between(record.get("started_at"), record.get("ended_at"))),
         ("result", Text(show_mapping(result) if isinstance(result, dict) else "" if result is None else str(result))),
     ]
+
+
+def _score(attempts: list[dict[str, Any]]) -> str:
+    """Why the last attempt is where it is: the score, its parts, and the next best nodes."""
+    scores = attempts[-1].get("scores") if attempts else None
+    if not scores:
+        return ""
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in scores["parts"].items())
+    others = ", ".join(f"{name} {value:.2f}" for name, value in scores["next"])
+    return f"{scores['score']:.2f} ({parts})" + (f"; next: {others}" if others else "")
 
 
 def _ago(time: Any) -> str:

@@ -35,6 +35,7 @@ _RESOURCE_HELP = {
     "os": "Such as Linux.",
     "region": "Such as eu-*.",
     "node": "Name or id of a node.",
+    "placement": "spread, pack or balanced.",
 }
 
 
@@ -52,6 +53,9 @@ def json_option(function: Function) -> Function:
 def resource_options(function: Function) -> Function:
     """`--gpus`, `--gpu-memory`, ...: one option for each requirement, gathered by `resources_of`."""
     added: Any = click.option("--exclude-node", "exclude_nodes", multiple=True, help="Not on this node.")(function)
+    added = click.option(
+        "--prefer", multiple=True, metavar="[WEIGHT:]FIELD=VALUE", help="Rather there: 3:gpu_model=H100*."
+    )(added)
     added = click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A node's label.")(added)
     for name, text in reversed(_RESOURCE_HELP.items()):
         flag = "--" + name.replace("_", "-")
@@ -71,6 +75,8 @@ def resources_of(options: dict[str, Any], base: dict[str, Any] | None = None) ->
     labels = dict(_label(text) for text in options.pop("labels"))
     chosen = {name: value for name, value in given.items() if value is not None}
     chosen |= {"labels": labels} if labels else {}
+    preferred = dict(_preference(text) for text in options.pop("prefer"))
+    chosen |= {"prefer": preferred} if preferred else {}
     excluded = options.pop("exclude_nodes")
     chosen |= {"exclude_nodes": excluded} if excluded else {}
     return Resources.parse((base or {}) | chosen)
@@ -109,6 +115,15 @@ def find_id(client: Client, text: str) -> str:
 def _matches(job_id: str, wanted: str) -> bool:
     # Ids begin with their time, so those of one minute begin alike: their ends tell them apart.
     return job_id.startswith(wanted) or job_id.endswith(wanted)
+
+
+def _preference(text: str) -> tuple[str, float]:
+    """ "3:region=eu-*" weighs 3, "region=eu-*" 1."""
+    weight, sign, wish = text.partition(":")
+    try:
+        return (wish, float(weight)) if sign else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _label(text: str) -> tuple[str, Any]:

@@ -80,7 +80,9 @@ def answer(request: dict[str, Any]) -> Reply:
         case {"name": "jobs"}:
             return Reply(value=[ROW | {"attempts": 1}, ROW | {"id": TWO, "state": "running", "ended_at": None}])
         case {"name": "job"}:
+            scores = {"score": 1.5, "parts": {"reputation": 1.0, "preferred": 0.75}, "next": [["small", 0.9]]}
             attempt = {"number": 1, "state": "failed", "cause": "out_of_memory", "node": "big", "device": "cuda:0"}
+            attempt["scores"] = scores
             return Reply(value=ROW | {"attempts": [attempt], "traceback": "Traceback: boom", "resources": {"gpus": 1}})
         case {"name": "nodes"}:
             return Reply(value=[NODE])
@@ -103,8 +105,17 @@ def test_submit_a_training(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     header = peer.header()
     assert header["resources"] == {"gpus": 2, "gpu_memory": "24GB..", "labels": {"rack": "a1"}}
     assert (header["priority"], header["time_limit_seconds"], header["name"]) == ("high", 14400, "first")
+    done = cyxwiz(
+        *["submit", "--model", "cnn", "--dataset", "digits", "--gpus", "1", "--placement", "pack"],
+        *["--prefer", "3:gpu_model=H100*", "--prefer", "region=eu-*"],
+    )
+    assert peer.header()["resources"] == {
+        "gpus": 1,
+        "placement": "pack",
+        "prefer": {"gpu_model=H100*": 3.0, "region=eu-*": 1.0},
+    }
     done = cyxwiz("submit", "--model", "cnn", "--dataset", "digits", "--json")
-    assert json.loads(done.stdout) == {"id": peer.messages[1]["headers"]["id"], "state": "ACCEPTED"}
+    assert json.loads(done.stdout) == {"id": peer.messages[-1]["headers"]["id"], "state": "ACCEPTED"}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +227,15 @@ def test_lists_and_pages(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     rows = json.loads(cyxwiz("jobs", "--json").output)
     assert [row["celery_state"] for row in rows] == ["FAILURE", "STARTED"]
     page = cyxwiz("job", ONE).output
-    for text in ("digits-cnn", "the GPU ran out of memory", "gpus 1", "ann / vision", "cuda:0", "Traceback: boom"):
+    for text in (
+        "digits-cnn",
+        "the GPU ran out of memory",
+        "gpus 1",
+        "ann / vision",
+        "cuda:0",
+        "Traceback: boom",
+        "preferred 0.75",
+    ):
         assert text in page
     assert json.loads(cyxwiz("job", ONE, "--json").output)["id"] == ONE
     nodes = cyxwiz("nodes").output

@@ -66,6 +66,23 @@ capabilities = st.builds(
     labels=st.dictionaries(st.sampled_from(["tier", "nvme"]), st.sampled_from(["gold", "silver", 1, True, 2.5])),
 )
 _sizes = st.sampled_from(["12GB", "16GB..24GB", "24GB", "..24GB", "40GB..", "80GB"])
+
+
+def _preferences(*texts: str) -> st.SearchStrategy[dict[str, float]]:
+    return st.dictionaries(st.sampled_from(texts), st.sampled_from([1, 2, 0.5]), min_size=1)
+
+
+_node_preferences = (
+    "region=eu*",
+    "labels.tier=gold|1",
+    "node=n1|n3",
+    "torch>=2.12",
+    "cpus=4",
+    "disk=100GB",
+    "os=Ubuntu",
+)
+_gpu_preferences = ("gpu_model=RTX*|T4", "gpu_memory=24GB..", "compute_capability>=8.6")
+_policies = st.sampled_from(["spread", "pack", "balanced"])
 _gpu_wishes: dict[str, st.SearchStrategy[Any]] = {
     "gpus": st.integers(1, 4),
     "gpu_memory": _sizes,
@@ -83,6 +100,8 @@ _other_wishes: dict[str, st.SearchStrategy[Any]] = {
     "region": st.sampled_from(["eu*", "us-east", "eu-west|us-east"]),
     "labels": st.dictionaries(st.sampled_from(["tier", "nvme"]), st.sampled_from(["gold", "g*|s*", 1, True, 2.5, ""])),
     "node": st.sampled_from(["n0", "n1|n2", "n*", "elsewhere"]),
+    "placement": _policies,
+    "prefer": _preferences(*_node_preferences),
     "exclude_nodes": st.lists(st.sampled_from(["n0", "N1", "n2"]), max_size=2),
 }
 requirements = st.one_of(
@@ -92,11 +111,27 @@ requirements = st.one_of(
         {"gpu_memory": _sizes, "shared": st.just(True)},
         optional={name: wish for name, wish in (_gpu_wishes | _other_wishes).items() if name != "gpu_memory"},
     ),
+    st.fixed_dictionaries(
+        {"gpus": _gpu_wishes["gpus"], "prefer": _preferences(*_node_preferences, *_gpu_preferences)},
+        optional={name: _gpu_wishes[name] for name in ("gpu_memory", "gpu_model")} | {"placement": _policies},
+    ),
 ).map(Resources.parse)
 #: requirements that most nodes meet, so that nodes fill up
 light_requirements = st.one_of(
-    st.fixed_dictionaries({"cpus": st.integers(0, 4)}),
+    st.fixed_dictionaries({"cpus": st.integers(0, 4)}, optional={"placement": _policies}),
     st.fixed_dictionaries({"gpus": st.integers(1, 2), "ram": st.sampled_from(["1GB", "7GB"])}),
     st.fixed_dictionaries({"gpu_memory": st.sampled_from(["6GB", "12GB", "..24GB"]), "shared": st.just(True)}),
+    st.fixed_dictionaries(
+        {
+            "gpu_memory": st.just("6GB"),
+            "shared": st.just(True),
+            "prefer": _preferences("node=n1|n3", *_gpu_preferences),
+        },
+        optional={"placement": _policies},
+    ),
+    st.fixed_dictionaries(
+        {"gpus": st.integers(1, 2), "prefer": _preferences(*_node_preferences, *_gpu_preferences)},
+        optional={"placement": _policies},
+    ),
     st.fixed_dictionaries({"gpu_memory": st.just("20GB"), "gpus": st.integers(1, 3)}),
 ).map(Resources.parse)

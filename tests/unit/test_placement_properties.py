@@ -22,8 +22,9 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.matching import GpuKind, failures, gpu_checks
 from broker.scheduler.node import Node
 from broker.scheduler.placement import Placement, Placer
-from broker.scheduler.scoring import fit
+from broker.scheduler.scoring import availability, fit
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.preferences import as_requirement
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from db.models import Cordon, NodeState
@@ -50,7 +51,27 @@ def score_now(cluster: Cluster, node: Node, resources: Resources) -> float | Non
     positions = node.best_gpus(demand, admitted) if demand.gpus else ()
     if positions is None:
         return None
-    return float(np.float32(node.standing + cluster.weights.fit * fit(node, demand, positions)))
+    weights, free = cluster.weights, availability(node)
+    bonus = weights.fit * fit(node, demand, positions) + preferred_share(node, resources, admitted)
+    policy = resources.placement or cluster.placement
+    leaning = {"spread": free, "pack": 1.0 + weights.availability - (1.0 + 2 * weights.availability) * free}
+    score = node.standing + bonus + leaning.get(policy, 0.0)
+    # The order of additions is the scheduler's own: its rounding to 32 bits would tell the orders apart.
+    return float(np.float32(score))
+
+
+def preferred_share(node: Node, resources: Resources, admitted: list[int]) -> float:
+    """The specification: how much of what is preferred a node has, by weight."""
+    share, total = 0.0, sum(resources.prefer.values())
+    for text, weight in resources.prefer.items():
+        wish = Resources.parse(as_requirement(text))
+        if on_gpu := gpu_checks(wish):
+            [has] = on_gpu.values()
+            holds = all(has(GpuKind.of(node.capability.gpus[at])) for at in admitted)
+        else:
+            holds = not failures(wish, node.node_id, node.name, node.capability)
+        share += weight / total * holds
+    return share
 
 
 def next_placement(cluster: Cluster, backlog: Backlog) -> tuple[str, str] | None:
