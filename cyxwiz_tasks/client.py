@@ -66,6 +66,7 @@ class Client:
         deadline: str | float | timedelta | datetime | None = None,
         max_retries: int | None = None,
         exclusive: bool | None = None,
+        after: Any = None,
         wait: bool = True,
         timeout: float | None = None,
     ) -> JobHandle:
@@ -74,6 +75,8 @@ class Client:
         `start_by` cancels a job that has not started by then, `deadline` ends it wherever it is: durations from its
         acceptance on, or a time. `max_retries` are further tries after its own failures; a lost node never counts.
         An `exclusive` job writes to the outside world: its node ends it before another could run it.
+        `after` is a job, or several, that must have ended before this one may be placed: handles or ids, alone for a
+        result, or in a pair with "ok", "fail" (failed or cancelled) or "any". If one ends in another way, so does this.
         The same `id`, or the same `idempotency_key` of one owner, is the same job: sending it again changes nothing.
         `wait=False` returns at once. `timeout` is in seconds, by default CYXWIZ_SUBMIT_TIMEOUT_SECONDS.
         Raises InvalidJob that names the field, JobConflict, JobRefused.
@@ -91,6 +94,7 @@ class Client:
             "deadline": deadline,
             "max_retries": max_retries,
             "exclusive": exclusive,
+            "after": after,
         }
         return self.submit_many([(job, options)], wait=wait, timeout=timeout)[0]
 

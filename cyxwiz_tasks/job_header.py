@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cyxwiz_tasks.dependency import parse_after
 from cyxwiz_tasks.errors import InvalidJob, ProtocolError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, VERSION, JobHeader
 from cyxwiz_tasks.resources import Resources
@@ -19,7 +20,7 @@ from cyxwiz_tasks.states import Priority
 #: Options of `apply_async()` and `submit()` that are ours and not Celery's.
 JOB_OPTIONS = (
     *("resources", "priority", "idempotency_key", "time_limit", "start_by", "deadline", "name", "owner", "project"),
-    *("max_retries", "retry_on", "no_retry_on", "exclusive"),
+    *("max_retries", "retry_on", "no_retry_on", "exclusive", "after"),
 )
 
 _UNITS_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -91,6 +92,8 @@ def changed(header: JobHeader, options: dict[str, Any]) -> JobHeader:
         if name in given:
             given[f"{name}_seconds"] = parse_seconds(given.pop(name), name)
     _check_retries(given)
+    if "after" in given:
+        given["after"] = parse_after(given["after"])
     for name in ("idempotency_key", "name", "owner", "project"):
         if name in given:
             check_text(name, given[name])

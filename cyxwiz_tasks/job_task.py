@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cyxwiz_tasks.handle import JobHandle
 
 #: Of the options of one call, those that a task may set for all its calls.
-_TASK_OPTIONS = tuple(name for name in JOB_OPTIONS if name not in ("name", "idempotency_key"))
+_TASK_OPTIONS = tuple(name for name in JOB_OPTIONS if name not in ("name", "idempotency_key", "after"))
 #: The module of the tasks that come with this project: its functions need no entry.
 _BUILTIN = "cyxwiz_tasks.builtin"
 

@@ -77,6 +77,14 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class After(Message):
+    """A job that must have ended before another one may be placed."""
+
+    id: str
+    #: "ok": with a result; "fail": without one, failed or cancelled; "any": in whatever way
+    kind: Literal["ok", "any", "fail"] = "ok"
+
+
 class JobHeader(Message):
     """The header `cyxwiz` of a job's Celery message: what the scheduler and the node must know of it."""
 
@@ -106,6 +114,8 @@ class JobHeader(Message):
     no_retry_on: tuple[str, ...] = ()
     #: it writes to the outside world: its node ends it before its lease could end
     exclusive: bool = False
+    #: what it waits for before it may be placed
+    after: tuple[After, ...] = ()
     #: where the submitter waits for the scheduler's word, if it does
     reply_to: str | None = None
 

@@ -69,6 +69,8 @@ class Cause(StrEnum):
     EXPIRED = "expired"
     #: did not end by its `deadline`
     DEADLINE = "deadline"
+    #: a job that it was to run after ended in another way than it asked for
+    DEPENDENCY = "dependency"
 
 
 class Priority(StrEnum):

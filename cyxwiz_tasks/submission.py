@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery
 from celery.canvas import Signature
 
+from cyxwiz_tasks.dependency import parse_after
 from cyxwiz_tasks.envelope import Template, gap
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.ids import new_id, parse_id
@@ -69,6 +70,9 @@ class Preparation:
         if unknown:
             raise InvalidJob(sorted(unknown)[0], "is no option of submit()", f"There are {', '.join(SUBMIT_OPTIONS)}")
         ours = {name: value for name, value in options.items() if name != "id" and value is not None}
+        if "after" in ours:
+            # Handles know their client, which nobody could copy.
+            ours["after"] = parse_after(ours["after"])
         given = options.get("id")
         job_id = new_id() if given is None else parse_id(given)
         texts = {name: check_text(name, ours[name]) for name in _GAPS if name in ours}

@@ -352,10 +352,15 @@ def _move_waiting(
 
 
 def cancel_waiting(
-    tx: Connection, epoch: int, ids: Sequence[str], cause: Cause = Cause.CANCELLED, message: str | None = None
+    tx: Connection,
+    epoch: int,
+    ids: Sequence[str],
+    cause: Cause = Cause.CANCELLED,
+    message: str | None = None,
+    actor: str = "client",
 ) -> list[str]:
     """End jobs that wait or are held; the ids of those that did."""
-    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, cause, message, "client")
+    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, cause, message, actor)
 
 
 def fail_waiting(tx: Connection, epoch: int, ids: Sequence[str], cause: Cause, message: str) -> list[str]:

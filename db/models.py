@@ -57,6 +57,7 @@ ATTEMPT_STATES = tuple(AttemptState)
 NODE_STATES = tuple(NodeState)
 CAUSES = tuple(Cause)
 CORDONS = tuple(Cordon)
+DEPENDENCY_KINDS = ("ok", "any", "fail")
 
 #: Rises for ever, over all jobs: of two attempts the later one has the higher token.
 TOKENS = Sequence("attempt_token_seq")
@@ -297,6 +298,22 @@ class Event(Base):
     #: who made it happen: client, scheduler, node
     actor: Mapped[str]
     detail: Mapped[dict[str, Any] | None]
+
+
+class Dependency(Base):
+    """A job that is placed only once another has ended; `met_at` says when it had, as it was asked for."""
+
+    __tablename__ = "dependencies"
+    __table_args__ = (
+        CheckConstraint(one_of("kind", DEPENDENCY_KINDS), name="kind"),
+        Index("ix_dependencies_on_id", "on_id", postgresql_where=text("met_at IS NULL")),
+    )
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    #: no foreign key: what ended long ago leaves the record
+    on_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    met_at: Mapped[datetime | None]
 
 
 class Metric(Base):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from broker.scheduler import unblocking
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.inbox import Batch
 from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retrying import start_over
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.errors import CyxwizError, JobConflict
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobConflict
 from cyxwiz_tasks.protocol import HEADER, Ack
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState, Priority
-from db import jobs
+from db import dependencies, jobs
 from db.jobs import Accepted, NewJob, StoredMessage
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
             raise prepared
         else:
             good.append(prepared)
+    if any(arrival.header.after for arrival, _ in good):
+        good = _after_known_jobs(turn, batch.source, good)
     answers = jobs.accept(turn.tx, turn.epoch, [job for _, job in good])
     submissions = [Submission(arrival, answer) for (arrival, _), answer in zip(good, answers, strict=True)]
     for submission in submissions:
@@ -58,8 +61,24 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
             _let_wait(turn, submission)
         elif submission.arrival.retries:
             start_over(turn, submission.arrival, submission.answer)
+    unblocking.record(turn, [submission.arrival for submission in submissions if submission.answer.created])
     turn.counts["accepted"] += sum(answer.created for answer in answers)
     return submissions
+
+
+def _after_known_jobs(turn: Turn, source: str, jobs: list[tuple[Arrival, NewJob]]) -> list[tuple[Arrival, NewJob]]:
+    """Those of these jobs that come after none, or after known ones and such as stand before them. Refuses others."""
+    known = dependencies.known(turn.tx, sorted({after.id for arrival, _ in jobs for after in arrival.header.after}))
+    good: list[tuple[Arrival, NewJob]] = []
+    for arrival, job in jobs:
+        missing = next((after.id for after in arrival.header.after if after.id not in known), None)
+        if missing is None:
+            good.append((arrival, job))
+            known.add(arrival.id)
+        else:
+            error = InvalidJob("after", f"there is no job {missing}", "`cyxwiz jobs` lists what there is")
+            _refuse(turn, source, arrival.envelope.encode(), Refused(error, arrival.id, arrival.header.reply_to))
+    return good
 
 
 def acknowledge(turn: Turn, submissions: list[Submission]) -> None:
@@ -96,6 +115,8 @@ def _let_wait(turn: Turn, submission: Submission) -> None:
     arrival, answer = submission.arrival, submission.answer
     turn.messages[arrival.id] = StoredMessage(arrival.headers, arrival.body, arrival.properties)
     turn.memory.deadlines.expect(arrival.id, arrival.header.deadline_seconds)
+    for after in arrival.header.after:
+        turn.memory.dependencies.expect(arrival.id, after.id)
     if turn.memory.expect_expiry(arrival.expires_at, arrival.header.start_by_seconds):
         waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
         turn.memory.wait_until(waiting, arrival.not_before)

@@ -194,7 +194,7 @@ def _try_again(turn: Turn, end: End, message: str) -> None:
 
 def _tell_end(turn: Turn, end: End, state: JobState, message: str | None, answer: Settled) -> None:
     report = end.report
-    turn.memory.deadlines.forget(report.job)
+    turn.forget(report.job)
     if is_final(report, answer) and not report.untold:
         pass  # its node does
     elif state == JobState.COMPLETED:

@@ -134,6 +134,6 @@ def finish(turn: Turn, job_id: str, state: JobState, cause: Cause, message: str)
 
 def say_last_word(turn: Turn, job_id: str, outcome: Outcome) -> None:
     """Tell Celery, and who waits there, how a job ended."""
-    turn.memory.deadlines.forget(job_id)
+    turn.forget(job_id)
     turn.look_up([job_id])
     turn.outbox.last_word(job_id, turn.messages.get(job_id), outcome)

@@ -11,7 +11,7 @@ from cyxwiz_tasks.errors import InvalidJob, NotFound
 from cyxwiz_tasks.protocol import Why
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import LIVE_ATTEMPT_STATES, TERMINAL_JOB_STATES, JobState
-from db import job_pages
+from db import dependencies, job_pages
 
 
 def answer(turn: Turn, question: Why) -> dict[str, Any]:
@@ -28,12 +28,26 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
         raise NotFound(f"there is no job {question.job}: `cyxwiz jobs` lists what there is")
     known = {"job": page["id"], "state": page["state"]}
     before = _attempts_before(page)
+    if page["id"] in turn.memory.dependencies:
+        return known | {"text": _waits_for(dependencies.of_job(turn.tx, page["id"]))}
     if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
         found.sentences += before
         return known | _explained(found)
     return known | {"text": " ".join([_sentence(page), *before])}
+
+
+_ENDS = {"ok": "to complete", "fail": "to fail or be cancelled", "any": "to end"}
+#: of those that a job waits for, so many are named
+_NAMED = 5
+
+
+def _waits_for(rows: list[dict[str, Any]]) -> str:
+    unmet = [row for row in rows if row["met_at"] is None]
+    named = ", ".join(f"job {row['id']} ({row['state']}) {_ENDS[row['kind']]}" for row in unmet[:_NAMED])
+    more = f", and {len(unmet) - _NAMED} more" if len(unmet) > _NAMED else ""
+    return f"The job waits for {named}{more}."
 
 
 def _explained(found: explain.Explanation) -> dict[str, Any]:

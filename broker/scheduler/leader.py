@@ -23,7 +23,7 @@ import redis
 from celery import Celery
 from sqlalchemy import Connection, Engine
 
-from broker.scheduler import accepting, commands, placing, reports
+from broker.scheduler import accepting, commands, placing, reports, unblocking
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
@@ -214,6 +214,7 @@ class Leader:
         with fenced(self._connection, self.epoch) as tx:
             turn = Turn(tx, self.epoch, self.memory, outbox, self.settings)
             yield turn
+            unblocking.unblock(turn)
             self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
             accepting.acknowledge(turn, turn.submissions)
             for question in turn.questions:

@@ -22,12 +22,13 @@ from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
+from broker.scheduler.dependencies import Dependencies
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import attempts, jobs
+from db import attempts, dependencies, jobs
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -75,6 +76,7 @@ class Memory:
         self._due_of: dict[str, float] = {}
         self._expiries: list[float] = []
         self.deadlines = Deadlines()
+        self.dependencies = Dependencies()
 
     def load(self, tx: Connection, still_here: Callable[[], None] = lambda: None) -> None:
         """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly.
@@ -96,6 +98,8 @@ class Memory:
             restored.faults, restored.quarantines = node.faults, node.quarantines
         for attempt in attempts.live(tx):
             self._restore(attempt)
+        for job_id, on_id in dependencies.unmet(tx):
+            self.dependencies.expect(job_id, on_id)
         now = time.monotonic()
         for number, job in enumerate(jobs.waiting(tx)):
             if number % _ROWS_BETWEEN_CALLS == 0:
@@ -130,7 +134,11 @@ class Memory:
     # Waiting jobs ---------------------------------------------------------------------------------------------
 
     def wait(self, waiting: Waiting, due: float | None = None) -> None:
-        """Let a job wait for a node, or first for its time, if `due` (monotonic) is still to come."""
+        """Let a job wait: for the jobs that it comes after; for its time, if `due` (monotonic) is still to come; for a
+        node.
+        """
+        if self.dependencies.hold(waiting, due):
+            return
         if due is None or due <= time.monotonic():
             self.backlog.add(waiting)
         else:
@@ -181,7 +189,11 @@ class Memory:
 
     def stop_waiting(self, job_id: str) -> bool:
         """A job waits no longer. False: it did not."""
-        return self.delayed.pop(job_id, None) is not None or self.backlog.remove(job_id)
+        return (
+            self.delayed.pop(job_id, None) is not None
+            or self.dependencies.let_go(job_id)
+            or self.backlog.remove(job_id)
+        )
 
     # Live attempts --------------------------------------------------------------------------------------------
 

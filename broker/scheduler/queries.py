@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from cyxwiz_tasks.errors import InvalidJob, NotFound, ProtocolError
 from cyxwiz_tasks.protocol import Query
 from cyxwiz_tasks.states import JobState
-from db import job_pages, status
+from db import dependencies, job_pages, status
 from db.events import of_job, of_node
 from db.metrics import of_job as metrics_of_job
 from db.models import NodeState
@@ -45,12 +45,12 @@ def _jobs(
 
 
 def _job(tx: Connection, id: str) -> dict[str, Any]:
-    """All of one job; `attempts` is the list of its attempts, the first one first."""
+    """All of one job; `attempts` is the list of its attempts, the first one first, `after` what it comes after."""
     page = job_pages.get(tx, id)
     if page is None:
         raise NotFound(f"there is no job {id}: `cyxwiz jobs` lists what there is")
     attempts = page.pop("attempt_list")
-    return page | {"attempts": attempts}
+    return page | {"attempts": attempts, "after": dependencies.of_job(tx, id)}
 
 
 def _nodes(

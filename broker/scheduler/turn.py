@@ -33,8 +33,16 @@ class Turn:
     #: what is answered only after placement: submissions and questions
     submissions: list[Submission] = field(default_factory=list)
     questions: list[Why] = field(default_factory=list)
+    #: jobs that have ended in this turn, and whose dependents have not been looked at
+    over: list[str] = field(default_factory=list)
     #: what happened, for the log
     counts: Counter[str] = field(default_factory=Counter)
+
+    def forget(self, job_id: str) -> None:
+        """A job has ended: nothing is expected of it any more, and others may have waited for it."""
+        self.memory.deadlines.forget(job_id)
+        self.memory.dependencies.forget(job_id)
+        self.over.append(job_id)
 
     def look_up(self, job_ids: list[str]) -> None:
         """See that `messages` holds these jobs, so far as the record knows them."""

@@ -78,6 +78,7 @@ def _lines(record: dict[str, Any]) -> list[tuple[str, Any]]:
         ("owner", Text(" / ".join(str(record[key]) for key in ("owner", "project") if record.get(key)))),
         ("needs", Text(show_mapping(record.get("resources") or {}))),
         ("needs since", Text(show_mapping(record.get("learned") or {}))),
+        ("after", Text("\n".join(_dependency(row) for row in record.get("after") or []))),
         ("deadline", str(record.get("deadline_at") or "")),
         ("node", Text(str(record.get("node") or ""))),
         ("score", Text(_score(record.get("attempts") or []))),
@@ -96,6 +97,10 @@ def _score(attempts: list[dict[str, Any]]) -> str:
     parts = ", ".join(f"{name} {value:.2f}" for name, value in scores["parts"].items())
     others = ", ".join(f"{name} {value:.2f}" for name, value in scores["next"])
     return f"{scores['score']:.2f} ({parts})" + (f"; next: {others}" if others else "")
+
+
+def _dependency(row: dict[str, Any]) -> str:
+    return f"{row['id']}:{row['kind']} ({row['state'] or 'forgotten'}{', met' if row['met_at'] else ''})"
 
 
 def _ago(time: Any) -> str:

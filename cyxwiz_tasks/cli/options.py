@@ -112,6 +112,12 @@ def find_id(client: Client, text: str) -> str:
     return str(found[0])
 
 
+def after_of(client: Client, text: str) -> tuple[str, str]:
+    """What a job comes after, out of `JOB` or `JOB:KIND`. Raises NotFound, InvalidJob."""
+    job, _, kind = text.partition(":")
+    return find_id(client, job), kind or "ok"
+
+
 def _matches(job_id: str, wanted: str) -> bool:
     # Ids begin with their time, so those of one minute begin alike: their ends tell them apart.
     return job_id.startswith(wanted) or job_id.endswith(wanted)

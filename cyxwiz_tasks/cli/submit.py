@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from cyxwiz_tasks.cli.follow import follow
-from cyxwiz_tasks.cli.options import json_option, parse_json, print_json, resource_options, resources_of
+from cyxwiz_tasks.cli.options import after_of, json_option, parse_json, print_json, resource_options, resources_of
 from cyxwiz_tasks.cli.sections import sectioned
 from cyxwiz_tasks.client import Client, Job
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobFailed
@@ -30,7 +30,7 @@ from cyxwiz_tasks.training_result import TrainingResult
 _OBJECTS = ("model_options", "dataset_options")
 _FLAGS = ("deterministic", "compile", "channels_last")
 #: What one submission takes beside the job itself: options here, keys of a file too.
-_SUBMISSION = ("priority", "id", "idempotency_key", "owner", "project", "time_limit")
+_SUBMISSION = ("priority", "id", "idempotency_key", "owner", "project", "time_limit", "after")
 
 
 def _training_options(function: Any) -> Any:
@@ -73,6 +73,7 @@ def _default(field: FieldInfo) -> str | None:
 @click.option("--idempotency-key", metavar="TEXT", help="The same key is the same job.")
 @click.option("--owner", help="By default whoever runs this.")
 @click.option("--project")
+@click.option("--after", multiple=True, metavar="JOB[:KIND]", help="Once it ended: ok (default), fail or any.")
 @click.option("-f", "--follow", "wanted", is_flag=True, help="Watch it to its end.")
 @json_option
 def command(
@@ -96,7 +97,7 @@ def command(
     """
     fields = {} if spec is None else _read(spec)
     resources = resources_of(options, fields.pop("resources", None))
-    fields |= {name: value for name, value in options.items() if value is not None}
+    fields |= {name: value for name, value in options.items() if value is not None and value != ()}
     submission = {name: fields.pop(name, None) for name in _SUBMISSION}
     if task is None:
         job: Job = _training(fields)
@@ -106,6 +107,8 @@ def command(
     if resources.shape != "{}":
         submission["resources"] = resources
     with Client() as client:
+        if submission["after"]:
+            submission["after"] = [after_of(client, text) for text in _texts(submission["after"])]
         handle = client.submit(job, **submission)
         if not wanted:
             _say_sent(handle, as_json)
@@ -185,3 +188,11 @@ def _outcome(handle: JobHandle) -> dict[str, Any]:
         paths = {name: str(path) for name, path in value.artifacts.items()}
         return facts | {"metrics": value.metrics, "artifacts": paths, "stopped": value.stopped}
     return facts | {"result": value}
+
+
+def _texts(value: Any) -> list[str]:
+    """What a file may give as one text or as a list of them. Raises InvalidJob."""
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise InvalidJob("after", f"{value!r} names no jobs", 'Write "JOB", "JOB:fail" or a list of such texts')
+    return texts

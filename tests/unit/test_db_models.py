@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import CheckConstraint
 
 from cyxwiz_tasks.states import JOB_MOVES, LIVE_ATTEMPT_STATES, AttemptState, Cause, JobState, Priority
-from db.migrations.versions import v0001_record, v0002_nothing_lost
+from db.migrations.versions import v0001_record, v0002_nothing_lost, v0004_dependencies
 from db.models import Base, Cordon, NodeState
 from db.moves import LIVE, sources, waiting_sources
 
@@ -30,10 +30,10 @@ def check_of(table: str, name: str) -> str:
     ("table", "column", "enum", "migrated"),
     [
         ("jobs", "state", JobState, v0001_record.JOB_STATES),
-        ("jobs", "cause", Cause, v0002_nothing_lost.CAUSES),
+        ("jobs", "cause", Cause, v0004_dependencies.CAUSES),
         ("attempts", "state", AttemptState, v0001_record.ATTEMPT_STATES),
-        ("attempts", "cause", Cause, v0002_nothing_lost.CAUSES),
-        ("events", "cause", Cause, v0002_nothing_lost.CAUSES),
+        ("attempts", "cause", Cause, v0004_dependencies.CAUSES),
+        ("events", "cause", Cause, v0004_dependencies.CAUSES),
         ("nodes", "state", NodeState, v0001_record.NODE_STATES),
         ("nodes", "cordon", Cordon, v0002_nothing_lost.CORDONS),
     ],

@@ -116,9 +116,14 @@ def _move_waiting(
 
 
 def cancel_waiting(
-    tx: Tx, epoch: int, ids: Sequence[str], cause: Cause = Cause.CANCELLED, message: str | None = None
+    tx: Tx,
+    epoch: int,
+    ids: Sequence[str],
+    cause: Cause = Cause.CANCELLED,
+    message: str | None = None,
+    actor: str = "client",
 ) -> list[str]:
-    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, cause, message, "client")
+    return _move_waiting(tx, epoch, ids, JobState.CANCELLED, cause, message, actor)
 
 
 def fail_waiting(tx: Tx, epoch: int, ids: Sequence[str], cause: Cause, message: str) -> list[str]:

@@ -1,0 +1,98 @@
+"""Which jobs wait for the end of which others.
+
+A dependency is judged in the transaction that ends the job it is on, or in that which records it, so a committed record
+never holds a pending job whose dependencies have all been decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from db.rows import readable, storable
+
+
+class Dependency(NamedTuple):
+    job_id: str
+    on_id: str
+    #: one of `cyxwiz_tasks.dependency.KINDS`
+    kind: str
+
+
+class Verdict(NamedTuple):
+    """What has become of a dependency."""
+
+    job_id: str
+    on_id: str
+    kind: str
+    met: bool
+    #: the state in which the job that it is on has ended; None: there is no such job
+    state: str | None
+
+
+_KNOWN = text("SELECT id::text FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+
+def known(tx: Connection, ids: Sequence[str]) -> set[str]:
+    """Those of these ids that are jobs."""
+    return {row[0] for row in tx.execute(_KNOWN, {"ids": list(ids)})}
+
+
+_RECORD = text(
+    """
+    INSERT INTO dependencies (job_id, on_id, kind)
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS given (job_id uuid, on_id uuid, kind text)
+    ON CONFLICT DO NOTHING"""
+)
+
+
+def record(tx: Connection, dependencies: Sequence[Dependency]) -> None:
+    """Keep the dependencies of new jobs; `judge` says what has become of them already."""
+    tx.execute(_RECORD, {"rows": storable([dependency._asdict() for dependency in dependencies])})
+
+
+_JUDGE = text(
+    """
+    WITH judged AS MATERIALIZED (
+        SELECT job_id, on_id, kind, jobs.state,
+            jobs.id IS NOT NULL AND (kind = 'any' OR (kind = 'ok') = (jobs.state = 'completed')) AS met
+        FROM dependencies LEFT JOIN jobs ON jobs.id = on_id
+        WHERE on_id = ANY(CAST(:on_ids AS uuid[])) AND met_at IS NULL AND (jobs.id IS NULL OR ended_at IS NOT NULL)
+    ), marked AS (
+        UPDATE dependencies SET met_at = statement_timestamp()
+        FROM judged WHERE judged.met AND dependencies.job_id = judged.job_id AND dependencies.on_id = judged.on_id
+            AND dependencies.kind = judged.kind
+    )
+    SELECT job_id::text, on_id::text, kind, met, state FROM judged ORDER BY job_id, on_id, kind"""
+)
+
+
+def judge(tx: Connection, on_ids: Sequence[str]) -> list[Verdict]:
+    """Of the dependencies on these jobs, those that are decided by now: what holds is marked, the rest cannot hold."""
+    return [Verdict(*row) for row in tx.execute(_JUDGE, {"on_ids": list(on_ids)})]
+
+
+_UNMET = text(
+    """
+    SELECT job_id::text, on_id::text FROM dependencies JOIN jobs ON jobs.id = job_id
+    WHERE met_at IS NULL AND jobs.state = 'pending'"""
+)
+
+
+def unmet(tx: Connection) -> Iterator[tuple[str, str]]:
+    """Pending jobs, each with one that it still waits for."""
+    return ((row[0], row[1]) for row in tx.execute(_UNMET))
+
+
+_OF_JOB = text(
+    """
+    SELECT on_id AS id, kind, met_at, jobs.state, jobs.name
+    FROM dependencies LEFT JOIN jobs ON jobs.id = on_id WHERE job_id = CAST(:id AS uuid) ORDER BY on_id, kind"""
+)
+
+
+def of_job(tx: Connection, job_id: str) -> list[dict[str, Any]]:
+    """What a job comes after, ready for JSON; `state` is None of a job that the record has forgotten."""
+    return [readable(row) for row in tx.execute(_OF_JOB, {"id": job_id})]
