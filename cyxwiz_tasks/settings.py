@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     #: for jobs that name none: "spread" over empty nodes, "pack" the fullest that have room, or neither before all else
     placement: Literal["balanced", "spread", "pack"] = "balanced"
 
+    #: who has had how much of the cluster decides whose turn it is: after so long, what was held counts half
+    fair_share_half_life_seconds: float = Field(default=24 * 3600.0, gt=0)
+
     #: where a node keeps checkpoints and artifacts besides its own disk, for attempts on other nodes: an fsspec address
     artifact_store: str | None = None
     #: a job whose checkpoint cannot be fetched from there for so long is tried elsewhere

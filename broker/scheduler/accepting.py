@@ -6,9 +6,9 @@ import logging
 from dataclasses import dataclass
 
 from broker.scheduler import unblocking
-from broker.scheduler.backlog import Waiting
 from broker.scheduler.inbox import Batch
 from broker.scheduler.log_lines import line
+from broker.scheduler.memory import waiting_arrival
 from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retrying import start_over
 from broker.scheduler.turn import Turn
@@ -118,8 +118,7 @@ def _let_wait(turn: Turn, submission: Submission) -> None:
     for after in arrival.header.after:
         turn.memory.dependencies.expect(arrival.id, after.id)
     if turn.memory.expect_expiry(arrival.expires_at, arrival.header.start_by_seconds):
-        waiting = Waiting(arrival.id, answer.seq, arrival.header.resources, arrival.header.priority)
-        turn.memory.wait_until(waiting, arrival.not_before)
+        turn.memory.wait_until(waiting_arrival(arrival, answer.seq), arrival.not_before)
 
 
 def _new_job(arrival: Arrival) -> NewJob:

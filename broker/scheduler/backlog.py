@@ -1,16 +1,22 @@
-"""Waiting jobs, in the order in which they are placed: priority first, then by sequence number.
+"""Waiting jobs, in the order in which they are placed: priority first; within one, the project and in it the owner who
+has had least of the cluster (`fair_share.py`); an owner's own by sequence number.
 
-They are grouped into queues of equal shape and priority, so whoever looks for work looks at as many heads as there are
-kinds of work. A job costs its id and its number: about 170 bytes with the text of the id (docs/performance.md).
+They are grouped into queues of equal shape, priority, project and owner, so whoever looks for work looks at as many
+heads as there are kinds of work. A job costs its id and its number: about 170 bytes with the text of the id
+(docs/performance.md).
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from broker.scheduler.branch import Branch, Place
+from broker.scheduler.fair_share import Account, FairShare, Taken, Totals
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 
@@ -24,17 +30,30 @@ class Waiting(NamedTuple):
     sequence: int
     resources: Resources
     priority: Priority
+    owner: str = ""
+    project: str = ""
 
 
 class Queue:
-    """Jobs of one shape and priority by rising sequence number.
+    """Jobs of one shape, priority and owner by rising sequence number.
 
     Cancelled ones stay in the arrays until they come to the head or are the majority: `_live` says who still waits.
     """
 
-    def __init__(self, resources: Resources, priority: Priority) -> None:
-        self.resources, self.priority = resources, priority
+    #: a leaf of the tree
+    order: ClassVar[tuple[Place, ...]] = ()
+
+    def __init__(self, resources: Resources, priority: Priority, owner: str = "", project: str = "") -> None:
+        self.resources, self.priority, self.owner, self.project = resources, priority, owner, project
         self.shape, self.rank = resources.shape, priority.rank
+        #: as a child of its owner's branch, which keeps `place`
+        self.name = self.shape
+        self.place: Place | None = None
+        self.line: Branch
+        #: whose it is
+        self.account: Account
+        #: the one bit of its shape; None: not known yet
+        self.shapes: int | None = None
         #: number and id of who is next; None: nobody waits
         self.head: tuple[int, str] | None = None
         self._live: dict[str, int] = {}
@@ -77,13 +96,13 @@ class Queue:
             del self._ids[: self._at], self._sequences[: self._at]
             self._at = 0
         self._find_head()
-        return Waiting(job_id, sequence, self.resources, self.priority)
+        return Waiting(job_id, sequence, self.resources, self.priority, self.owner, self.project)
 
     def first(self, count: int) -> list[Waiting]:
         """Up to about `count` of those who are next, as far as they are in order: returned ones may stand behind."""
         ids = [id for _, id in sorted(self._returned)[:count]] + self._ids[self._at : self._at + count]
         return [
-            Waiting(id, sequence, self.resources, self.priority)
+            Waiting(id, sequence, self.resources, self.priority, self.owner, self.project)
             for id in dict.fromkeys(ids)
             if (sequence := self._live.get(id)) is not None
         ]
@@ -121,20 +140,28 @@ class Queue:
         self._at, self._returned = 0, []
 
 
-#: -rank, the head's sequence number, the queue's own number (so that queues are never compared), the queue
-_Place = tuple[int, int, int, Queue]
+#: shape, priority, project, owner
+_Kind = tuple[str, Priority, str, str]
+
+
+def _kind(waiting: Waiting) -> _Kind:
+    return waiting.resources.shape, waiting.priority, waiting.project, waiting.owner
 
 
 class Backlog:
-    """All waiting jobs. `order` has one entry a queue, the one to be served first at the front."""
+    """All waiting jobs: below `root` its priorities, their projects, their owners, and the owners' queues."""
 
-    def __init__(self) -> None:
-        self.order: list[_Place] = []
-        self._queues: dict[tuple[str, Priority], Queue] = {}
-        self._places: dict[Queue, _Place] = {}
+    def __init__(self, shares: FairShare | None = None) -> None:
+        self.root = Branch(None, "")
+        self.shares = shares or FairShare()
+        self._queues: dict[_Kind, Queue] = {}
+        #: by project or owner, one for each priority at which somebody waits
+        self._branches: dict[Account, list[Branch]] = {}
+        #: queues of one shape and priority
+        self._alike: Counter[tuple[str, Priority]] = Counter()
         self._waiting = 0
-        #: queues opened so far, which gives each its number
-        self.opened = 0
+        #: branches with several owners or projects, whose order depends on what these have
+        self._contested = 0
 
     def __len__(self) -> int:
         return self._waiting
@@ -142,47 +169,56 @@ class Backlog:
     def __contains__(self, job_id: str) -> bool:
         return self._queue_of(job_id) is not None
 
+    def __iter__(self) -> Iterator[Queue]:
+        """All queues, the one to be served first at the front."""
+        for priority in self.root:
+            for project in priority:
+                for owner in project:
+                    yield from owner
+
+    @property
+    def kinds(self) -> int:
+        """How many queues there are."""
+        return len(self._queues)
+
     def add(self, waiting: Waiting) -> bool:
         """Let a job wait. False: it waits here already. Numbers rise with the order of acceptance; gaps do no harm."""
-        key = (waiting.resources.shape, waiting.priority)
-        queue = self._queues.get(key)
+        kind = _kind(waiting)
+        queue = self._queues.get(kind)
         if queue is None:
-            queue = self._queues[key] = Queue(waiting.resources, waiting.priority)
+            queue = Queue(waiting.resources, waiting.priority, waiting.owner, waiting.project)
+            queue.add(waiting.job_id, waiting.sequence)
+            self._open(kind, queue)
         elif waiting.job_id in queue:
             return False
-        head = queue.head
-        queue.add(waiting.job_id, waiting.sequence)
-        self._waiting += 1
-        if queue.head is not head:
+        else:
+            queue.add(waiting.job_id, waiting.sequence)
             self._put_in_order(queue)
+        self._waiting += 1
         return True
 
     def waits_for_the_same(self, waiting: Waiting) -> bool:
         """Whether somebody of this shape and priority waits."""
-        return (waiting.resources.shape, waiting.priority) in self._queues
+        return (waiting.resources.shape, waiting.priority) in self._alike
 
     def remove(self, job_id: str) -> bool:
         """A waiting job was cancelled. False: it does not wait here. Costs one look into each queue."""
         queue = self._queue_of(job_id)
         if queue is None:
             return False
-        head = queue.head
         queue.remove(job_id)
         self._waiting -= 1
-        if queue.head is not head:
-            self._put_in_order(queue)
+        self._put_in_order(queue)
         return True
 
-    def pop(self, position: int) -> Waiting:
-        """Take the head of the queue at this position of `order`; the queue stays there or moves towards the end."""
-        rank, _, number, queue = self.order.pop(position)
+    def pop(self, queue: Queue) -> Waiting:
+        """Take the head of a queue; the queue stays where it is among its owner's, or moves towards the end."""
         waiting = queue.pop()
         self._waiting -= 1
-        if queue.head is None:
-            del self._queues[queue.shape, queue.priority], self._places[queue]
+        if queue.head is not None:
+            queue.line.put(queue, queue.head[0])
         else:
-            place = self._places[queue] = (rank, queue.head[0], number, queue)
-            insort(self.order, place)
+            self._close(queue)
         return waiting
 
     def find(self, job_id: str) -> Waiting | None:
@@ -190,30 +226,97 @@ class Backlog:
         queue = self._queue_of(job_id)
         if queue is None:
             return None
-        return Waiting(job_id, queue.sequence_of(job_id), queue.resources, queue.priority)
+        sequence = queue.sequence_of(job_id)
+        return Waiting(job_id, sequence, queue.resources, queue.priority, queue.owner, queue.project)
 
-    def count_ahead(self, priority: Priority, sequence: int | None = None) -> int:
-        """How many jobs come before one with this priority and number; None: before one submitted now."""
-        ahead = 0
-        for queue in self._queues.values():
-            if queue.rank > priority.rank or (queue.priority == priority and sequence is None):
-                ahead += len(queue)
-            elif queue.priority == priority and sequence is not None:
-                ahead += queue.count_before(sequence)
-        return ahead
+    # Whose turn it is -------------------------------------------------------------------------------------------------
+
+    def charge(self, waiting: Waiting, taken: Taken) -> None:
+        """A job holds a place: its owner and project have had more than before."""
+        account = self.shares.account(waiting.project, waiting.owner)
+        self.shares.take(waiting.job_id, account, taken)
+        if self._contested:
+            self._reorder(account)
+
+    def discharge(self, job_id: str) -> None:
+        """A job holds no place any more, if it held one."""
+        account = self.shares.release(job_id)
+        if account is not None and self._contested:
+            self._reorder(account)
+
+    def settle(self, now: float, totals: Totals) -> None:
+        """Let time pass for all accounts: `FairShare.settle`."""
+        self.shares.settle(now, totals)
+        self.shares.forget(set(self._branches))
+        if self._contested:
+            for account in self._branches:
+                self._reorder_one(account)
+
+    def _reorder(self, account: Account) -> None:
+        self._reorder_one(account)
+        if account.parent is not None:
+            self._reorder_one(account.parent)
+
+    def _reorder_one(self, account: Account) -> None:
+        for branch in self._branches.get(account, ()):
+            parent = branch.parent
+            # Who is alone has no turn to wait for.
+            if parent is not None and len(parent.order) > 1:
+                parent.put(branch, account.standing)
+
+    # The tree ---------------------------------------------------------------------------------------------------------
 
     def _queue_of(self, job_id: str) -> Queue | None:
         return next((queue for queue in self._queues.values() if job_id in queue), None)
 
     def _put_in_order(self, queue: Queue) -> None:
-        old = self._places.pop(queue, None)
-        if old is not None:
-            del self.order[bisect_left(self.order, old)]
-        if queue.head is None:
-            del self._queues[queue.shape, queue.priority]
-            return
-        if old is None:
-            self.opened += 1
-        number = self.opened if old is None else old[2]
-        place = self._places[queue] = (-queue.rank, queue.head[0], number, queue)
-        insort(self.order, place)
+        if queue.head is not None:
+            queue.line.put(queue, queue.head[0])
+        else:
+            self._close(queue)
+
+    def _close(self, queue: Queue) -> None:
+        del self._queues[queue.shape, queue.priority, queue.project, queue.owner]
+        self._alike[queue.shape, queue.priority] -= 1
+        if not self._alike[queue.shape, queue.priority]:
+            del self._alike[queue.shape, queue.priority]
+        queue.line.close(queue)
+        self._close_if_empty(queue.line)
+
+    def _open(self, kind: _Kind, queue: Queue) -> None:
+        assert queue.head is not None
+        project = self.shares.account(queue.project, None)
+        owner = self.shares.account(queue.project, queue.owner)
+        priority = self.root.children.get(queue.priority)
+        if not isinstance(priority, Branch):
+            priority = Branch(self.root, queue.priority)
+            self.root.open(priority, -queue.rank)
+        line = self._branch_of(self._branch_of(priority, project), owner)
+        line.open(queue, queue.head[0])
+        queue.line, queue.account = line, owner
+        self._queues[kind] = queue
+        self._alike[queue.shape, queue.priority] += 1
+
+    def _branch_of(self, parent: Branch, account: Account) -> Branch:
+        found = parent.children.get(account)
+        if isinstance(found, Branch):
+            return found
+        if len(parent.order) == 1:
+            # It was not kept in order while it was alone.
+            only = parent.order[0][2]
+            parent.put(only, only.account.standing)
+            self._contested += 1
+        branch = Branch(parent, account, account)
+        parent.open(branch, account.standing)
+        self._branches.setdefault(account, []).append(branch)
+        return branch
+
+    def _close_if_empty(self, branch: Branch) -> None:
+        while not branch.order and branch.parent is not None:
+            if branch.account is not None:
+                self._branches[branch.account].remove(branch)
+                if not self._branches[branch.account]:
+                    del self._branches[branch.account]
+            branch.parent.close(branch)
+            self._contested -= branch.account is not None and len(branch.parent.order) == 1
+            branch = branch.parent

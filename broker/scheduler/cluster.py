@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
+from broker.scheduler.fair_share import Totals
 from broker.scheduler.node import Holding, Node
 from broker.scheduler.scoring import availability, normalised, standing
 from cyxwiz_tasks.capability import Capability
@@ -73,6 +74,9 @@ class Cluster:
         self._by_id: dict[str, Node] = {}
         self._free_rows: list[int] = []
         self._node_of_job: dict[str, Node] = {}
+        self._totals = Totals()
+        #: how far `described` was read when they were counted
+        self._totals_at = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -89,6 +93,21 @@ class Cluster:
         while self._unwritten:
             self._columns.update(self.node_at(self._unwritten.pop()))
         return self._columns
+
+    @property
+    def totals(self) -> Totals:
+        """What all nodes have together, whether or not they take work now."""
+        if self._totals_at != self.described.end:
+            self._totals_at = self.described.end
+            able = [node.capability for node in self]
+            self._totals = Totals(
+                slots=sum(one.slots for one in able),
+                gpus=sum(len(one.gpus) for one in able),
+                gpu_memory_bytes=sum(node.gpu_memory_total for node in self),
+                cpus=sum(one.cpu_cores for one in able),
+                ram_bytes=sum(one.ram_bytes for one in able),
+            )
+        return self._totals
 
     def node(self, node_id: str) -> Node:
         """Raises NotFound."""

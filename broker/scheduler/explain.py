@@ -11,9 +11,11 @@ from broker.scheduler.admission import Admission
 from broker.scheduler.backlog import Backlog
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import Demand, demand_of
+from broker.scheduler.fair_share import Account
 from broker.scheduler.hints import hint
 from broker.scheduler.matching import failures
 from broker.scheduler.node import Node
+from broker.scheduler.position import Ahead, ahead_of
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -31,6 +33,34 @@ _CORDON_WORDS = {
     Cordon.DRAINING: "draining",
     Cordon.QUARANTINED: "in quarantine after repeated faults",
 }
+
+
+class Share(BaseModel):
+    """What a project, or with `owner` one in it, has of the cluster: shares of all of it, see `fair_share.py`."""
+
+    project: str
+    owner: str | None
+    past: float
+    present: float
+    weight: float
+    #: how many of its jobs are served first
+    ahead: int = 0
+
+    @classmethod
+    def of(cls, account: Account, ahead: int = 0) -> Share:
+        return cls(
+            project=account.project,
+            owner=account.owner,
+            past=round(account.past, 4),
+            present=round(account.present, 4),
+            weight=account.weight,
+            ahead=ahead,
+        )
+
+    def __str__(self) -> str:
+        name = f"project {self.project or 'without a name'}" if self.owner is None else self.owner or "nobody"
+        weight = f", weight {self.weight:g}" if self.weight != 1 else ""
+        return f"{name} ({self.past:.1%} before, {self.present:.1%} now{weight})"
 
 
 class Explanation(BaseModel):
@@ -51,6 +81,11 @@ class Explanation(BaseModel):
     short: dict[str, int] = Field(default_factory=dict)
     #: jobs that are served before it; None: it does not wait in line
     ahead: int | None = None
+    #: of these, those of a higher priority, and those of others who have had less of the cluster
+    ahead_by_priority: int = 0
+    ahead_by_share: list[Share] = Field(default_factory=list)
+    #: what its own project and owner have, if others come first for having less
+    own_shares: list[Share] = Field(default_factory=list)
     #: for people: what is so, and what would make it fit
     sentences: list[str] = Field(default_factory=list)
 
@@ -69,12 +104,13 @@ def why(
 
     Raises NotFound if the job does not wait and `resources` is None.
     """
-    sequence = None
+    sequence, owner, project = None, "", ""
     if job_id is not None and (waiting := backlog.find(job_id)) is not None:
-        resources, priority, sequence = waiting.resources, waiting.priority, waiting.sequence
+        _, sequence, resources, priority, owner, project = waiting
     if resources is None:
         raise NotFound(f"job {job_id} does not wait for a node: `cyxwiz job {job_id}` shows where it is")
-    found = Explanation(nodes=len(cluster), ahead=backlog.count_ahead(priority, sequence))
+    found = Explanation(nodes=len(cluster))
+    _count_ahead(found, backlog, ahead_of(backlog, priority, sequence, owner, project), owner, project)
     if not len(cluster):
         found.sentences.append(
             "No node has registered. Start one with `cyxwiz worker` on a machine that reaches this broker "
@@ -89,6 +125,16 @@ def why(
     else:
         found.sentences += _sentences_on_misfit(found, cluster, resources)
     return found
+
+
+def _count_ahead(found: Explanation, backlog: Backlog, ahead: Ahead, owner: str, project: str) -> None:
+    found.ahead, found.ahead_by_priority = ahead.jobs, ahead.higher_priority
+    found.ahead_by_share = [Share.of(account, count) for account, count in ahead.fair_share]
+    # Owners are compared within a project, and projects with each other.
+    compared = {account.owner is None for account, _ in ahead.fair_share}
+    found.own_shares = [
+        Share.of(backlog.shares.account(project, None if is_project else owner)) for is_project in sorted(compared)
+    ]
 
 
 def _count_failures(found: Explanation, cluster: Cluster, resources: Resources) -> list[tuple[Node, list[int]]]:
@@ -139,7 +185,7 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
         said = [f"{fit} ({names}), {found.free} with room now."]
         if found.ahead:
             said.append(f"{_jobs(found.ahead)} in line before it, and the next placement may take that room.")
-        return said
+        return said + _sentences_on_ahead(found)
     short = [f"{_SHORT_WORDS[name]} on {count}" for name, count in found.short.items()]
     if found.silent:
         short.append(f"no sign of life from {found.silent}, which get no new work")
@@ -147,6 +193,20 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
     said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]
     line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
     said.append(f"{line} starts when a job there ends, or on another such node: start a worker there.")
+    return said + _sentences_on_ahead(found)
+
+
+def _sentences_on_ahead(found: Explanation) -> list[str]:
+    """Why others come first, if it is not for having been accepted earlier."""
+    said = []
+    if found.ahead_by_priority:
+        said.append(f"{_have(found.ahead_by_priority)} a higher priority.")
+    if found.ahead_by_share:
+        count = sum(share.ahead for share in found.ahead_by_share)
+        are = "1 of them is" if count == 1 else f"{count} of them are"
+        others = _names([str(share) for share in found.ahead_by_share])
+        own = " and ".join(str(share) for share in found.own_shares)
+        said.append(f"{are} of others who had less of the cluster: {others}; this job is of {own}.")
     return said
 
 
@@ -174,6 +234,10 @@ def _nodes(count: int) -> str:
 
 def _jobs(count: int) -> str:
     return "1 job is" if count == 1 else f"{count} jobs are"
+
+
+def _have(count: int) -> str:
+    return "1 of them has" if count == 1 else f"{count} of them have"
 
 
 def _names(names: list[str]) -> str:

@@ -39,6 +39,7 @@ from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
 from broker.scheduler.duties.unstarted import Unstarted
 from broker.scheduler.duties.untold import Untold
+from broker.scheduler.duties.usage import Usage
 from broker.scheduler.failures import is_momentary, is_poison, where
 from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
 from broker.scheduler.keeper import Keeper
@@ -69,6 +70,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Drains,
     Preempt,
     Quarantine,
+    Usage,
     Reconcile,
     Untold,
     Readings,
@@ -96,7 +98,7 @@ class Leader:
         self.settings, self.engine, self.connect, self.app, self.leadership = settings, engine, connect, app, leadership
         self.redis = connect()
         self.inbox = Inbox(connect, leadership.epoch, dict.fromkeys(INBOX_LISTS, accepting.prepare))
-        self.memory = Memory(settings.score_weights, settings.placement)
+        self.memory = _memory(settings)
         self.duties: list[Duty] = [duty(self) for duty in DUTIES]
         self._due = [0.0] * len(self.duties)
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
@@ -155,7 +157,7 @@ class Leader:
     def load(self) -> None:
         """Read the record into memory."""
         gc.unfreeze()
-        self.memory = Memory(self.settings.score_weights, self.settings.placement)
+        self.memory = _memory(self.settings)
         with self.engine.begin() as tx:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)
@@ -355,3 +357,7 @@ class Leader:
 
 def _of(batches: Sequence[Batch], source: str) -> list[bytes]:
     return [message for batch in batches if batch.source == source for message in batch.messages]
+
+
+def _memory(settings: Settings) -> Memory:
+    return Memory(settings.score_weights, settings.placement, settings.fair_share_half_life_seconds)

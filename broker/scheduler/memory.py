@@ -23,12 +23,14 @@ from broker.scheduler.cluster import Cluster
 from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
 from broker.scheduler.dependencies import Dependencies
+from broker.scheduler.fair_share import HALF_LIFE_SECONDS, FairShare
+from broker.scheduler.messages import Arrival
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import attempts, dependencies, jobs
+from db import attempts, dependencies, jobs, usage
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -63,9 +65,15 @@ class Live:
 
 
 class Memory:
-    def __init__(self, weights: tuple[float, float, float, float], placement: PlacementPolicy = "balanced") -> None:
+    def __init__(
+        self,
+        weights: tuple[float, float, float, float],
+        placement: PlacementPolicy = "balanced",
+        half_life_seconds: float = HALF_LIFE_SECONDS,
+    ) -> None:
         self.cluster = Cluster(weights, placement)
-        self.backlog = Backlog()
+        self.shares = FairShare(half_life_seconds)
+        self.backlog = Backlog(self.shares)
         self.placer = Placer(self.cluster, self.backlog)
         self.claims = Claims(self.cluster)
         #: attempts under way, by job
@@ -96,6 +104,8 @@ class Memory:
                 cordon=Cordon(node.cordon) if node.cordon else None,
             )
             restored.faults, restored.quarantines = node.faults, node.quarantines
+        self.settle()
+        self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
         for attempt in attempts.live(tx):
             self._restore(attempt)
         for job_id, on_id in dependencies.unmet(tx):
@@ -111,7 +121,14 @@ class Memory:
 
     def _restore(self, attempt: attempts.Live) -> None:
         resources = tightened(Resources.parse(attempt.resources), attempt.learned)
-        waiting = Waiting(attempt.job_id, attempt.seq, resources, _PRIORITIES[attempt.priority])
+        waiting = Waiting(
+            attempt.job_id,
+            attempt.seq,
+            resources,
+            _PRIORITIES[attempt.priority],
+            attempt.owner,
+            attempt.project,
+        )
         assigned_at = time.monotonic() - attempt.age_seconds
         self.live[attempt.job_id] = Live(
             attempt.token,
@@ -128,6 +145,8 @@ class Memory:
             cancel_asked=attempt.cancel_requested,
         )
         self.deadlines.expect(attempt.job_id, attempt.deadline_in_seconds)
+        gpus = 0 if resources.shared else len(attempt.gpus)
+        self.backlog.charge(waiting, (gpus, attempt.gpu_memory_bytes, attempt.cpus, attempt.ram_bytes))
         if attempt.node_id in self.cluster:
             self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
 
@@ -217,7 +236,12 @@ class Memory:
     def ended(self, job_id: str) -> Live | None:
         """An attempt is over and its place free; None if there was none."""
         self.claims.release(job_id)
+        self.backlog.discharge(job_id)
         return self.live.pop(job_id, None)
+
+    def settle(self) -> None:
+        """Let time pass for who has had how much of the cluster."""
+        self.backlog.settle(time.monotonic(), self.cluster.totals)
 
     def of_token(self, job_id: str, token: int) -> Live | None:
         """The job's attempt if `token` is its current one."""
@@ -231,7 +255,14 @@ class Memory:
 
 def waiting_job(job: jobs.Waiting) -> Waiting:
     """A pending job of the record, for the backlog."""
-    return Waiting(job.id, job.seq, tightened(Resources.parse(job.resources), job.learned), _PRIORITIES[job.priority])
+    resources = tightened(Resources.parse(job.resources), job.learned)
+    return Waiting(job.id, job.seq, resources, _PRIORITIES[job.priority], job.owner, job.project)
+
+
+def waiting_arrival(arrival: Arrival, sequence: int) -> Waiting:
+    """A job that has just come in, for the backlog."""
+    header = arrival.header
+    return Waiting(arrival.id, sequence, header.resources, header.priority, header.owner, header.project)
 
 
 def tightened(resources: Resources, learned: dict[str, Any] | None) -> Resources:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.backlog import Backlog, Queue, Waiting
+from broker.scheduler.branch import Branch
 from broker.scheduler.candidates import Candidates, Found
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.scoring import Parts, parts
@@ -54,49 +55,47 @@ class Placer:
     def __init__(self, cluster: Cluster, backlog: Backlog) -> None:
         self.cluster, self.backlog = cluster, backlog
         self._shapes = Shapes(cluster)
-        #: queues that were ever opened when all shapes slept last; None: not all of them sleep
-        self._asleep_with: int | None = None
 
     def place(self, limit: int) -> list[Placement]:
         """Take up to `limit` jobs out of the backlog and book them in the cluster, most urgent first."""
-        cluster, backlog, order = self.cluster, self.backlog, self.backlog.order
+        cluster, shapes = self.cluster, self._shapes
         placed: list[Placement] = []
         self._drop_spare_shapes()
-        hopeful = self._shapes.hopeful()
-        all_asleep = self._asleep_with == backlog.opened
-        at = 0
+        walk = _Walk(self.backlog.root, shapes)
+        hopeful = shapes.hopeful()
         while len(placed) < limit and cluster.open_nodes:
-            if at == len(order) or (all_asleep and not hopeful):
+            queue = walk.next(shapes.awake | hopeful)
+            if queue is None:
                 # Everybody was asked. Who still has hope was not, since nobody of that shape waits.
                 cluster.freed.clear()
-                self._shapes.wake(hopeful)
-                all_asleep = True
+                shapes.wake(hopeful)
                 break
-            queue = order[at][3]
-            candidates = self._shapes.get(queue.shape) or self._shapes.add(queue.resources)
-            if candidates.asleep and not hopeful >> candidates.number & 1:
-                at += 1
-            elif best := candidates.best(1 + _RUNNERS_UP):
-                # The queue's next head is younger: the queue moves back or stays, and `at` names who is next now.
-                placed.append(self._book(backlog.pop(at), candidates, best))
-                all_asleep &= candidates.asleep
+            candidates = shapes.of(queue.resources)
+            if best := candidates.best(1 + _RUNNERS_UP):
+                placed.append(self._book(self.backlog.pop(queue), candidates, best))
+                if not candidates.asleep:
+                    shapes.woke(candidates)
                 if hopeful:
-                    hopeful = self._shapes.still_hopeful(hopeful, cluster.node_at(best[0][0]))
+                    hopeful = shapes.still_hopeful(hopeful, cluster.node_at(best[0][0]))
             else:
-                self._shapes.put_to_sleep(candidates)
+                shapes.put_to_sleep(candidates)
                 hopeful &= ~(1 << candidates.number)
-                at += 1
-        self._asleep_with = backlog.opened if all_asleep else None
         return placed
 
     def undo(self, placement: Placement) -> None:
         """The record refused a placement: free its place and let the job wait where it waited."""
-        self.cluster.release(placement.job_id)
+        self.drop(placement)
         self.backlog.add(placement.waiting)
 
+    def drop(self, placement: Placement) -> None:
+        """The record knows better, and the job waits no longer: free its place."""
+        self.cluster.release(placement.job_id)
+        self.backlog.discharge(placement.job_id)
+
     def _drop_spare_shapes(self) -> None:
-        if len(self._shapes) > 2 * len(self.backlog.order) + _SPARE_SHAPES:
-            self._shapes.keep_only({queue.shape for *_, queue in self.backlog.order})
+        if len(self._shapes) > 2 * self.backlog.kinds + _SPARE_SHAPES:
+            self._shapes.keep_only({queue.shape for queue in self.backlog})
+            _forget_bits(self.backlog.root)
 
     def _book(self, waiting: Waiting, candidates: Candidates, best: list[Found]) -> Placement:
         cluster, demand = self.cluster, candidates.demand
@@ -119,8 +118,61 @@ class Placer:
             tuple([self._runner_up(row, score) for row, score in runners_up]),
         )
         cluster.take_at(node, waiting.job_id, demand, positions)
+        gpus = 0 if demand.shared else len(positions)
+        self.backlog.charge(waiting, (gpus, taken, demand.cpus, demand.ram_bytes))
         return placement
 
     def _runner_up(self, row: int, score: float) -> RunnerUp:
         node = self.cluster.node_at(row)
         return RunnerUp(node.node_id, node.name, score)
+
+
+class _Walk:
+    """One pass over the backlog. What was found to fit nowhere is passed over once, and not looked at again.
+
+    It relies on two things. The shapes that may fit only become fewer while it lasts. And who is served moves back or
+    stays: a queue's next head is younger, and its owner and project have had more than before.
+    """
+
+    def __init__(self, root: Branch, shapes: Shapes) -> None:
+        self._root, self._shapes = root, shapes
+        #: where in the order of each branch there may still be somebody
+        self._at: dict[Branch, int] = {}
+
+    def next(self, able: int) -> Queue | None:
+        """Who is served next, of those whose shape is among these; None: nobody."""
+        branch = self._root
+        if branch.shapes is None:
+            self._find_out(branch)
+        if not branch.shapes & able:  # type: ignore[operator]
+            return None
+        positions = self._at
+        while order := branch.order:
+            at = start = positions.get(branch, 0)
+            while not order[at][2].shapes & able:
+                at += 1
+            if at != start:
+                positions[branch] = at
+            branch = order[at][2]
+        return branch  # type: ignore[return-value]
+
+    def _find_out(self, branch: Branch) -> None:
+        """Whose shapes wait below: for a branch where that has changed, and those of its children where it has."""
+        shapes = 0
+        for child in branch.children.values():
+            if child.shapes is None:
+                if isinstance(child, Branch):
+                    self._find_out(child)
+                else:
+                    child.shapes = 1 << self._shapes.of(child.resources).number
+            shapes |= child.shapes or 0
+        branch.shapes = shapes
+
+
+def _forget_bits(branch: Branch) -> None:
+    branch.shapes = None
+    for child in branch.children.values():
+        if isinstance(child, Branch):
+            _forget_bits(child)
+        else:
+            child.shapes = None

@@ -32,7 +32,7 @@ def place(turn: Turn) -> int:
         entry = assigned.get(placement.job_id)
         if entry is None:
             # The record knows better: the job was cancelled or has expired.
-            memory.cluster.release(placement.job_id)
+            memory.placer.drop(placement)
             continue
         live = memory.assigned(placement, entry.token, entry.number)
         announce(turn, placement, live)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.scheduler.backlog import Waiting
 from broker.scheduler.inbox import INBOX_LISTS, Batch
-from broker.scheduler.memory import Memory
+from broker.scheduler.memory import Memory, waiting_arrival
 from broker.scheduler.messages import Arrival
 from broker.scheduler.placement import Placement
 from broker.scheduler.placing import announce, new_attempt, publish
@@ -39,8 +38,8 @@ def place_at_once(turn: Turn, batches: Sequence[Batch]) -> bool:
     attempts = [new_attempt(placements[arrival.id]) for arrival, _ in plain]
     recorded = accept_placed(turn.tx, turn.epoch, [job for _, job in plain], attempts, turn.settings.lease_seconds)
     if not recorded:
-        for job_id in placements:
-            turn.memory.cluster.release(job_id)
+        for placement in placements.values():
+            turn.memory.placer.drop(placement)
         return False
     for arrival, _ in plain:
         token, seq = recorded[arrival.id]
@@ -72,10 +71,7 @@ def _is_plain(arrival: Arrival, job: NewJob) -> bool:
 
 def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:
     """Places for all of them, by job; none if not all find one, or if somebody who waits comes first."""
-    new = {
-        arrival.id: Waiting(arrival.id, _LAST + number, arrival.header.resources, arrival.header.priority)
-        for number, arrival in enumerate(arrivals)
-    }
+    new = {arrival.id: waiting_arrival(arrival, _LAST + number) for number, arrival in enumerate(arrivals)}
     if any(id in memory.live or memory.backlog.waits_for_the_same(waiting) for id, waiting in new.items()):
         return {}
     for waiting in new.values():
@@ -85,7 +81,7 @@ def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:
         return found
     for job_id, placement in found.items():
         if job_id in new:
-            memory.cluster.release(job_id)
+            memory.placer.drop(placement)
         else:
             memory.placer.undo(placement)
     for job_id in new.keys() - found.keys():

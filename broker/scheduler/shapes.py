@@ -24,17 +24,22 @@ class Shapes:
         self._cluster = cluster
         self._members: list[Candidates] = []
         self._by_shape: dict[str, Candidates] = {}
-        #: perhaps too many: one that woke by itself stays until it is found to be awake
         self._asleep = 0
         self._needs: tuple[_Needs, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def get(self, shape: str) -> Candidates | None:
-        return self._by_shape.get(shape)
+    @property
+    def awake(self) -> int:
+        """Those that may fit anywhere, and all that are not known yet."""
+        return ~self._asleep
 
-    def add(self, resources: Resources) -> Candidates:
+    def of(self, resources: Resources) -> Candidates:
+        """A shape's scores; computed over all nodes if it is not known yet."""
+        return self._by_shape.get(resources.shape) or self._add(resources)
+
+    def _add(self, resources: Resources) -> Candidates:
         candidates = Candidates(self._cluster, resources, number=len(self._members))
         self._members.append(candidates)
         self._by_shape[resources.shape] = candidates
@@ -52,6 +57,10 @@ class Shapes:
     def put_to_sleep(self, candidates: Candidates) -> None:
         """It was found to fit nowhere."""
         self._asleep |= 1 << candidates.number
+
+    def woke(self, candidates: Candidates) -> None:
+        """It was found to fit, and reads the cluster's log again."""
+        self._asleep &= ~(1 << candidates.number)
 
     def wake(self, shapes: int) -> None:
         """They may fit anywhere by now."""

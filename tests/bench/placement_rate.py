@@ -43,8 +43,11 @@ def measure(rounds: int = 3, seconds: float = 4.0) -> tuple[float, float]:
     return median(large), median(small)
 
 
-def measure_both(nodes: int, waiting: int, shapes: int, seconds: float) -> tuple[float, float, float]:
-    """Placements a second (while the cluster fills up, while it is full), and over both together."""
+def measure_both(nodes: int, waiting: int, shapes: int, seconds: float, owners: int = 1) -> tuple[float, float, float]:
+    """Placements a second (while the cluster fills up, while it is full), and over both together.
+
+    With several owners, each has jobs of all shapes.
+    """
     gc.unfreeze()
     chance = random.Random(7)
     cluster = make_cluster(nodes, chance)
@@ -52,7 +55,9 @@ def measure_both(nodes: int, waiting: int, shapes: int, seconds: float) -> tuple
     backlog = Backlog()
     for number in range(waiting):
         resources, priority = kinds[chance.randrange(shapes)]
-        backlog.add(Waiting(str(uuid.UUID(int=chance.getrandbits(128))), number, resources, priority))
+        id, owner = str(uuid.UUID(int=chance.getrandbits(128))), f"owner-{number % owners}"
+        backlog.add(Waiting(id, number, resources, priority, owner))
+    backlog.settle(0.0, cluster.totals)
     placer = Placer(cluster, backlog)
     # What a scheduler can do once it has read the record: else each full collection walks through all of this again.
     gc.collect()
@@ -149,6 +154,7 @@ def _turn_over(placer: Placer, running: list[str], seconds: float, chance: rando
     while time.thread_time() - started < seconds and running:
         at = chance.randrange(len(running))
         placer.cluster.release(running[at])
+        placer.backlog.discharge(running[at])
         running[at] = running[-1]
         running.pop()
         found = placer.place(500)
@@ -159,4 +165,6 @@ def _turn_over(placer: Placer, running: list[str], seconds: float, chance: rando
 
 if __name__ == "__main__":
     for arguments in ((100, 10_000, 12), (100, 10_000, 50), (10_000, 1_000_000, 12), (10_000, 1_000_000, 50)):
-        print(arguments, measure_both(*arguments, seconds=float(sys.argv[1]) if len(sys.argv) > 1 else 6))
+        for owners in (1, 20):
+            rates = measure_both(*arguments, seconds=float(sys.argv[1]) if len(sys.argv) > 1 else 6, owners=owners)
+            print(arguments, owners, rates)

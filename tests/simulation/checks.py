@@ -103,7 +103,7 @@ def _could_run(cluster: SimCluster) -> set[tuple[str, int]]:
 
 def _fresh(cluster: SimCluster, known: Memory) -> Memory:
     """The record as a new leader reads it, and how the one that leads knows that the nodes are."""
-    fresh = Memory(known.cluster.weights)
+    fresh = Memory(known.cluster.weights[:4], known.cluster.placement)
     with cluster.postgres.transaction() as tx:
         fresh.load(tx)  # type: ignore[arg-type]
     for node in known.cluster:
@@ -206,7 +206,7 @@ def _memory(cluster: SimCluster) -> None:
 
 
 def _waiting(memory: Memory) -> set[str]:
-    return {*memory.delayed, *(id for *_, queue in memory.backlog.order for id in queue._live)}
+    return {*memory.delayed, *(id for queue in memory.backlog for id in queue._live)}
 
 
 def _places(memory: Memory) -> dict[str, tuple[Any, ...]]:

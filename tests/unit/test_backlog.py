@@ -9,16 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from broker.scheduler.backlog import Backlog, Queue, Waiting
+from broker.scheduler.position import ahead_of
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 
 SHAPES = [Resources(), Resources(cpus=1), Resources(gpus=1)]
 
 
+def _take(backlog: Backlog) -> Waiting:
+    return backlog.pop(next(iter(backlog)))
+
+
 def _order(backlog: Backlog) -> list[str]:
     found = []
-    while backlog.order:
-        found.append(backlog.pop(0).job_id)
+    while queue := next(iter(backlog), None):
+        found.append(backlog.pop(queue).job_id)
     return found
 
 
@@ -35,7 +40,7 @@ def test_a_job_that_comes_back_takes_its_old_place() -> None:
     backlog = Backlog()
     for number in range(4):
         backlog.add(Waiting(f"job-{number}", number, SHAPES[0], Priority.NORMAL))
-    first, second = backlog.pop(0), backlog.pop(0)
+    first, second = _take(backlog), _take(backlog)
     backlog.add(second)
     backlog.add(first)
     assert _order(backlog) == ["job-0", "job-1", "job-2", "job-3"]
@@ -64,10 +69,10 @@ def test_jobs_ahead_are_counted_over_all_shapes() -> None:
     for number in range(0, 1000, 2):
         backlog.remove(f"job-{number}")
     # 499 of the first 999 are left, and the urgent one
-    assert backlog.count_ahead(Priority.NORMAL, 999) == 500
-    assert backlog.count_ahead(Priority.NORMAL) == 2501
-    assert backlog.count_ahead(Priority.HIGH, 5000) == 0
-    assert backlog.count_ahead(Priority.LOW, 0) == 2501
+    assert ahead_of(backlog, Priority.NORMAL, 999).jobs == 500
+    assert ahead_of(backlog, Priority.NORMAL).jobs == 2501
+    assert ahead_of(backlog, Priority.HIGH, 5000).jobs == 0
+    assert ahead_of(backlog, Priority.LOW, 0).jobs == 2501
 
 
 def test_a_waiting_job_costs_less_than_200_bytes_with_its_id() -> None:
@@ -111,12 +116,12 @@ class BacklogMachine(RuleBasedStateMachine):
 
     @rule(position=st.integers(0, 3))
     def take(self, position: int) -> None:
-        if position < len(self.backlog.order):
-            queue = self.backlog.order[position][3]
+        if position < self.backlog.kinds:
+            queue = list(self.backlog)[position]
             mine = [
                 job for job in self.model.values() if (job.resources, job.priority) == (queue.resources, queue.priority)
             ]
-            job = self.backlog.pop(position)
+            job = self.backlog.pop(queue)
             assert job == min(mine, key=lambda job: job.sequence)
             del self.model[job.job_id]
 
@@ -127,7 +132,7 @@ class BacklogMachine(RuleBasedStateMachine):
         for job in sorted(self.model.values(), key=lambda job: job.sequence):
             heads.setdefault((job.resources.shape, job.priority), job)
         expected = sorted(heads.values(), key=lambda job: (-job.priority.rank, job.sequence))
-        assert [queue.head for *_, queue in self.backlog.order] == [(job.sequence, job.job_id) for job in expected]
+        assert [queue.head for queue in self.backlog] == [(job.sequence, job.job_id) for job in expected]
         for job in self.model.values():
             assert self.backlog.find(job.job_id) == job
 

@@ -123,6 +123,25 @@ def test_a_job_that_waits_for_busy_nodes() -> None:
     assert Explanation.model_validate_json(found.model_dump_json()) == found
 
 
+def test_a_job_that_others_precede_because_they_had_less() -> None:
+    cluster, backlog = cluster_of(a=capability(T4, slots=9)), Backlog()
+    backlog.settle(0.0, cluster.totals)
+    backlog.shares.remember([("", "ann", 0.25), ("", "bob", 0.5)])
+    for number, (owner, priority) in enumerate([("bob", "high"), ("bob", "normal"), ("ann", "normal")]):
+        backlog.add(Waiting(f"{owner}-{priority}", number, Resources(gpus=1), Priority(priority), owner))
+    assert [placement.job_id for placement in Placer(cluster, backlog).place(9)] == ["bob-high"]
+    backlog.add(Waiting("urgent", 9, Resources(gpus=1), Priority.HIGH, "bob"))
+    found = why(cluster, backlog, job_id="bob-normal")
+    assert (found.ahead, found.ahead_by_priority, found.ahead_by_share[0].ahead) == (2, 1, 1)
+    assert found.sentences[1:] == [
+        "2 jobs are in line before it; it starts when a job there ends, or on another such node: start a worker there.",
+        "1 of them has a higher priority.",
+        "1 of them is of others who had less of the cluster: ann (25.0% before, 0.0% now); "
+        "this job is of bob (50.0% before, 100.0% now).",
+    ]
+    assert Explanation.model_validate_json(found.model_dump_json()) == found
+
+
 @pytest.mark.parametrize(
     ("wish", "short"),
     [

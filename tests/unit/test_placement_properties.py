@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -76,7 +78,7 @@ def preferred_share(node: Node, resources: Resources, admitted: list[int]) -> fl
 
 def next_placement(cluster: Cluster, backlog: Backlog) -> tuple[str, str] | None:
     """The specification: which job goes where next."""
-    for *_, queue in backlog.order:
+    for queue in backlog:
         assert queue.head is not None
         scored = {
             node.row: score for node in cluster if (score := score_now(cluster, node, queue.resources)) is not None
@@ -94,6 +96,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.placer = Placer(self.cluster, self.backlog)
         self.running: dict[str, Placement] = {}
         self.number = 0
+        self.now = 0.0
 
     @initialize(able=st.lists(capabilities, min_size=1, max_size=_NODES))
     def start(self, able: list[Capability]) -> None:
@@ -127,16 +130,24 @@ class PlacementMachine(RuleBasedStateMachine):
     def lose(self, node_id: str) -> None:
         if node_id in self.cluster:
             for job_id in self.cluster.remove_node(node_id):
+                self.backlog.discharge(job_id)
                 self.backlog.add(self.running.pop(job_id).waiting)
 
     @rule(
         wishes=st.lists(st.one_of(light_requirements, light_requirements, requirements), min_size=1, max_size=6),
         priority=st.sampled_from(Priority),
+        owner=st.sampled_from(["ann", "bob", "cem"]),
+        project=st.sampled_from(["", "x"]),
     )
-    def submit(self, wishes: list[Resources], priority: Priority) -> None:
+    def submit(self, wishes: list[Resources], priority: Priority, owner: str, project: str) -> None:
         for wish in wishes:
             self.number += 1
-            self.backlog.add(Waiting(f"job-{self.number}", self.number, wish, priority))
+            self.backlog.add(Waiting(f"job-{self.number}", self.number, wish, priority, owner, project))
+
+    @rule(seconds=st.sampled_from([1.0, 3600.0, 90_000.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.backlog.settle(self.now, self.cluster.totals)
 
     @rule(limit=st.integers(1, 8))
     def place_one_by_one(self, limit: int) -> None:
@@ -163,6 +174,7 @@ class PlacementMachine(RuleBasedStateMachine):
             assert on.node_id == placement.node_id
             assert self.cluster.release(job_id)
             assert not self.cluster.release(job_id)
+            self.backlog.discharge(job_id)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -187,6 +199,19 @@ class PlacementMachine(RuleBasedStateMachine):
             assert node.ram_free_bytes >= 0
             assert min(node.gpu_free, default=0) >= 0
             self.running[placement.job_id] = placement
+
+    @invariant()
+    def whoever_had_less_goes_first(self) -> None:
+        """Priority, then the project's standing, then the owner's in it, then age; of equals, each's jobs together."""
+        shares = self.backlog.shares
+        standings = []
+        kinds = groupby(self.backlog, lambda queue: (queue.rank, queue.project, queue.owner))
+        blocks = [(kind, [queue.head for queue in queues]) for kind, queues in kinds]
+        for (rank, project, owner), heads in blocks:
+            assert heads == sorted(heads)
+            standings.append((-rank, shares.account(project, None).standing, shares.account(project, owner).standing))
+        assert standings == sorted(standings)
+        assert len(blocks) == len({kind for kind, _ in blocks})
 
     @invariant()
     def books_add_up(self) -> None:

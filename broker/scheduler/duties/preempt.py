@@ -65,7 +65,7 @@ class Preempt(Duty):
         """For the next urgent jobs, the places to clear; each knows of those before it."""
         memory = self.leader.memory
         found: list[tuple[Waiting, Clearing]] = []
-        urgent = list(takewhile(lambda place: -place[0] >= self._from_rank, memory.backlog.order))
+        urgent = list(takewhile(lambda queue: queue.rank >= self._from_rank, memory.backlog))
         if not urgent or not memory.live:
             return []
         now, promised = time.monotonic(), memory.claims.promised()
@@ -75,7 +75,7 @@ class Preempt(Duty):
             )
             for job_id, live in memory.live.items()
         }
-        for *_, queue in urgent:
+        for queue in urgent:
             nodes: list[tuple[Node, Wanted]] | None = None
             for waiting in queue.first(_JOBS):
                 if len(found) == _JOBS:
