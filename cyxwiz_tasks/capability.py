@@ -68,6 +68,9 @@ class Capability(BaseModel):
     driver: str | None = None
     region: str | None = None
     labels: dict[str, LabelValue] = Field(default_factory=dict)
+    #: when it takes new work, as `OpeningHours` reads it, and in whose time; None: always
+    hours: str | None = None
+    timezone: str | None = None
     gpus: list[Gpu] = Field(default_factory=list)
     #: how many jobs it runs at a time
     slots: int = Field(default=1, ge=1)

@@ -10,6 +10,7 @@ In memory only: nothing here does I/O, and nothing here is thread-safe.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
@@ -66,7 +67,7 @@ class Cluster:
         self.rows: list[Node | None] = []
         #: grows when the columns get a new size
         self.size_version = 0
-        #: nodes that take a job at all: up, without a cordon, and with a free slot
+        #: nodes that take a job at all: up, without a cordon, within their hours, and with a free slot
         self.open_nodes = 0
         self._columns = Columns()
         #: rows whose columns are behind: most searches look at few nodes, and need no columns
@@ -136,8 +137,11 @@ class Cluster:
         reputation: float = 1.0,
         uptime: float = 1.0,
         cordon: Cordon | None = None,
+        opens_at: datetime | None = None,
     ) -> Node:
         """Add a node, or take over its new description. Its jobs keep what they hold until each is released.
+
+        `opens_at`: it is outside its hours until then.
 
         `reputation` and `uptime` are 0..1. Raises InvalidSettings if it claims more than MAX_GPUS GPUs.
         """
@@ -153,7 +157,7 @@ class Cluster:
             self.size_version += 1
         node.describe(name, capability, incarnation)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
-        node.cordon = cordon
+        node.cordon, node.opens_at = cordon, opens_at
         self._columns.describe(node)
         self.described.append(node.row)
         self._update(node)
@@ -171,6 +175,13 @@ class Cluster:
         """A node with a cordon keeps what runs there and gets nothing new. Raises NotFound."""
         node = self.node(node_id)
         node.cordon = cordon
+        self._update(node)
+        self._note_freed(node)
+
+    def set_opening(self, node_id: str, opens_at: datetime | None) -> None:
+        """Outside its hours a node keeps what runs there and gets nothing new. Raises NotFound."""
+        node = self.node(node_id)
+        node.opens_at = opens_at
         self._update(node)
         self._note_freed(node)
 
@@ -229,7 +240,7 @@ class Cluster:
 
     def _update(self, node: Node) -> None:
         was_open = node.is_open
-        node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None
+        node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None and node.opens_at is None
         if not node.is_open:
             self.freed.discard(node.row)
         node.availability = availability(node)

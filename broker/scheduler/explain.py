@@ -17,6 +17,7 @@ from broker.scheduler.matching import failures
 from broker.scheduler.node import Node
 from broker.scheduler.position import Ahead, ahead_of
 from cyxwiz_tasks.errors import NotFound
+from cyxwiz_tasks.opening_hours import show_opening
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from db.models import Cordon, NodeState
@@ -77,6 +78,8 @@ class Explanation(BaseModel):
     silent: int = 0
     #: of these, the ones that take no new work although they are up: draining, quarantined
     cordoned: dict[str, int] = Field(default_factory=dict)
+    #: of these, the ones that take no new work because it is outside their hours
+    closed: int = 0
     #: of these, the ones that are short of something now: slots, gpus, gpu_memory (of shared GPUs), cpus, ram
     short: dict[str, int] = Field(default_factory=dict)
     #: jobs that are served before it; None: it does not wait in line
@@ -155,6 +158,9 @@ def _count_shortages(found: Explanation, fitting: list[tuple[Node, list[int]]], 
         if node.cordon is not None:
             cordoned[str(node.cordon)] += 1
             continue
+        if node.opens_at is not None:
+            found.closed += 1
+            continue
         if node.state != NodeState.UP:
             found.silent += 1
             continue
@@ -190,9 +196,12 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
     if found.silent:
         short.append(f"no sign of life from {found.silent}, which get no new work")
     short += [f"{count} {_CORDON_WORDS[Cordon(cordon)]}, no new work there" for cordon, count in found.cordoned.items()]
+    if found.closed:
+        short.append(f"{found.closed} outside {'its' if found.closed == 1 else 'their'} hours, {_opening(fitting)}")
     said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]
     line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
-    said.append(f"{line} starts when a job there ends, or on another such node: start a worker there.")
+    when = " or a node opens" if found.closed else ""
+    said.append(f"{line} starts when a job there ends{when}, or on another such node: start a worker there.")
     return said + _sentences_on_ahead(found)
 
 
@@ -208,6 +217,12 @@ def _sentences_on_ahead(found: Explanation) -> list[str]:
         own = " and ".join(str(share) for share in found.own_shares)
         said.append(f"{are} of others who had less of the cluster: {others}; this job is of {own}.")
     return said
+
+
+def _opening(fitting: list[tuple[Node, list[int]]]) -> str:
+    openings = [(node.opens_at, node.name) for node, _ in fitting if node.opens_at is not None]
+    opening, name = min(openings)
+    return f"{name} opens{' first' if len(openings) > 1 else ''}, {show_opening(opening)} ({opening.tzinfo})"
 
 
 def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resources) -> list[str]:

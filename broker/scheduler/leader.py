@@ -30,6 +30,7 @@ from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.ghosts import Ghosts
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
+from broker.scheduler.duties.open_nodes import OpenNodes
 from broker.scheduler.duties.overdue_jobs import OverdueJobs
 from broker.scheduler.duties.preempt import Preempt
 from broker.scheduler.duties.processing_lists import ProcessingLists
@@ -62,6 +63,7 @@ log = logging.getLogger(__name__)
 #: in the order in which they run: who is late is known before anything is placed
 DUTIES: tuple[type[Duty], ...] = (
     LateNodes,
+    OpenNodes,
     ExpiredJobs,
     OverdueJobs,
     ProcessingLists,

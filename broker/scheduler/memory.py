@@ -25,6 +25,7 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.dependencies import Dependencies
 from broker.scheduler.fair_share import HALF_LIFE_SECONDS, FairShare
 from broker.scheduler.messages import Arrival
+from broker.scheduler.opening import Opening
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.protocol import Stop
@@ -91,6 +92,7 @@ class Memory:
 
         `still_here` is called now and then: a million waiting jobs take longer than a leader may be silent.
         """
+        opening = Opening(time.time())
         for node in known(tx):
             capability = Capability.model_validate(node.capability)
             restored = self.cluster.upsert_node(
@@ -102,6 +104,7 @@ class Memory:
                 reputation=node.reputation,
                 uptime=node.uptime,
                 cordon=Cordon(node.cordon) if node.cordon else None,
+                opens_at=opening.of(capability),
             )
             restored.faults, restored.quarantines = node.faults, node.quarantines
         self.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from broker.scheduler.demand import Demand
@@ -40,6 +41,7 @@ class Node:
         "most_gpu_free",
         "name",
         "node_id",
+        "opens_at",
         "quarantines",
         "ram_free_bytes",
         "reputation",
@@ -58,13 +60,15 @@ class Node:
     state: str
     #: why it gets no new work although it is up, "draining" or "quarantined": values of `db.models.Cordon`
     cordon: str | None
+    #: outside its hours it gets no new work either: when they begin, in its own time zone; None: it is within them
+    opens_at: datetime | None
     reputation: float
     uptime: float
     #: faults since its last success, and quarantines since it was last trusted
     faults: int
     quarantines: int
     #: kept by the cluster: `scoring.availability`, `scoring.standing`, and whether it takes a job at all: it is up, has
-    #: a free slot, no cordon
+    #: a free slot, no cordon, and is within its hours
     availability: float
     standing: float
     is_open: bool
@@ -78,7 +82,7 @@ class Node:
         self.holdings: dict[str, Holding] = {}
         self.gpu_indexes: list[int] = []
         self.is_open = False
-        self.cordon = None
+        self.cordon = self.opens_at = None
         self.faults = self.quarantines = 0
         #: the incarnation whose death was counted as a fault already
         self.blamed = ""

@@ -8,8 +8,9 @@ new incarnation is only let in when the old one has stopped beating; its agent a
 from __future__ import annotations
 
 import logging
+import time
 
-from broker.scheduler import stopping
+from broker.scheduler import opening, stopping
 from broker.scheduler.ending import lose
 from broker.scheduler.log_lines import line
 from broker.scheduler.standing import died
@@ -37,6 +38,7 @@ def register(turn: Turn, report: Register) -> None:
         turn.outbox.reply(report.reply_to, ReportReply(committed=False, message=message))
         return
     try:
+        opening.check(report.capability)
         registration = Registration(report.node, report.name, report.hostname, report.incarnation, report.capability)
         registered = nodes.register(turn.tx, turn.epoch, registration)
         node = cluster.upsert_node(
@@ -48,6 +50,7 @@ def register(turn: Turn, report: Register) -> None:
             reputation=registered.reputation,
             uptime=known.uptime if known is not None else 1.0,
             cordon=registered.cordon,
+            opens_at=opening.Opening(time.time()).of(report.capability),
         )
         node.faults, node.quarantines = registered.faults, registered.quarantines
     except CyxwizError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cyxwiz_tasks.cli.durations import show_seconds
+from cyxwiz_tasks.opening_hours import OpeningHours, show_opening
 from cyxwiz_tasks.quantities import show_size
 
 COLOURS = {"up": "green", "suspect": "yellow", "lost": "red", "left": "dim"}
@@ -48,11 +50,26 @@ def _state(row: dict[str, Any]) -> Text:
     """With how long a quarantine still lasts, or how long a drain leaves what still runs; drained: nothing does."""
     state, cordon, seconds = str(row.get("state") or ""), row.get("cordon"), row.get("cordon_seconds_left")
     if not cordon:
+        if opening := _opening(row):
+            return Text(f"{state}, opens {opening}", style="yellow")
         return Text(state, style=COLOURS.get(state, ""))
     if cordon == "draining" and not row["assigned"] + row["running"]:
         cordon, seconds = "drained", None
     left = f" {show_seconds(seconds)}" if seconds is not None and seconds > 0 else ""
     return Text(f"{state}, {cordon}{left}", style="yellow")
+
+
+def _opening(row: dict[str, Any]) -> str | None:
+    """When a node that is up and outside its hours opens, in its own time."""
+    can = row.get("capability") or {}
+    if row.get("state") != "up" or not can.get("hours"):
+        return None
+    try:
+        opening = OpeningHours.parse(can["hours"], can.get("timezone") or "UTC").opens_at(datetime.now(UTC))
+    except ValueError:
+        # This machine does not know the time zone; the scheduler did.
+        return str(can["hours"])
+    return show_opening(opening) if opening is not None else None
 
 
 def _seen(row: dict[str, Any]) -> str:

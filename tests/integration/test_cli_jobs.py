@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,18 @@ def test_drain(cyxwiz: Cyxwiz, peer: SchedulerPeer, options: list[str], seconds:
     assert json.loads(cyxwiz("undrain", "big", "--json").output)["name"] == "big"
     assert peer.requests[1]["kind"] == "undrain"
     assert cyxwiz("drain", "big", "--deadline", "soon").exit_code == 2
+
+
+def test_a_node_outside_its_hours_says_when_it_opens() -> None:
+    today = datetime.now(UTC)
+    tomorrow = (today + timedelta(days=1)).strftime("%a")
+    for hours, shown in ((f"{tomorrow} 12:00-13:00", f"up, opens {tomorrow} 12:00"), (f"{today:%a}-{tomorrow}", "up ")):
+        capability = NODE["capability"] | {"hours": hours, "timezone": "UTC"}
+        console = Console(width=200)
+        with console.capture() as captured:
+            show_nodes([NODE | {"state": "up", "capability": capability}], console)
+        assert shown in captured.get()
+        assert "opens" not in captured.get() or "opens" in shown
 
 
 def test_a_drained_node_is_shown_as_one() -> None:

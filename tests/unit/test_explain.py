@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -173,6 +175,27 @@ def test_nodes_with_a_cordon_get_no_new_work_and_are_named() -> None:
     assert "1 draining, no new work there, 2 in quarantine after repeated faults" in str(found)
     cluster.set_cordon("b", None)
     assert [placement.node_id for placement in placer.place(1)] == ["b"]
+
+
+def test_nodes_outside_their_hours_get_no_new_work_and_say_when_they_open() -> None:
+    cluster, backlog = cluster_of(a=capability(), b=capability(slots=1), c=capability()), Backlog()
+    berlin = ZoneInfo("Europe/Berlin")
+    cluster.set_opening("a", datetime(2026, 6, 6, 12, tzinfo=berlin))
+    cluster.set_opening("c", datetime(2026, 6, 1, 18, tzinfo=berlin))
+    placer = Placer(cluster, backlog)
+    for number in range(2):
+        backlog.add(Waiting(f"job-{number}", number, Resources(), Priority.NORMAL))
+    assert [placement.node_id for placement in placer.place(9)] == ["b"]
+    found = why(cluster, backlog, job_id="job-1")
+    assert (found.free, found.closed, found.short) == (0, 2, {"slots": 1})
+    assert found.sentences == [
+        "3 nodes of 3 fit (a, b, c), none with room now: no free slot on 1, 2 outside their hours, "
+        "c opens first, Mon 18:00 (Europe/Berlin).",
+        "It is the next in line: it starts when a job there ends or a node opens, or on another such node: "
+        "start a worker there.",
+    ]
+    cluster.set_opening("c", None)
+    assert [placement.node_id for placement in placer.place(9)] == ["c"]
 
 
 def test_a_job_that_does_not_wait() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import groupby
 
 import numpy as np
@@ -45,6 +46,7 @@ def score_now(cluster: Cluster, node: Node, resources: Resources) -> float | Non
         failures(resources, node.node_id, node.name, node.capability)
         or node.state != NodeState.UP
         or node.cordon is not None
+        or node.opens_at is not None
         or node.slots_free < 1
         or node.cpus_free < demand.cpus
         or node.ram_free_bytes < demand.ram_bytes
@@ -120,6 +122,11 @@ class PlacementMachine(RuleBasedStateMachine):
     def cordon(self, node_id: str, cordon: Cordon | None) -> None:
         if node_id in self.cluster:
             self.cluster.set_cordon(node_id, cordon)
+
+    @rule(node_id=node_ids, opens_at=st.sampled_from([None, datetime(2026, 6, 1, 18, tzinfo=UTC)]))
+    def open_or_close(self, node_id: str, opens_at: datetime | None) -> None:
+        if node_id in self.cluster:
+            self.cluster.set_opening(node_id, opens_at)
 
     @rule(node_id=node_ids, reputation=shares, uptime=shares)
     def change_standing(self, node_id: str, reputation: float, uptime: float) -> None:
@@ -231,7 +238,8 @@ class PlacementMachine(RuleBasedStateMachine):
             assert node.gpu_memory_free == sum(node.gpu_free)
             assert node.idle_gpus == sum(map(int.__eq__, node.gpu_free, node.gpu_memory))
         assert self.cluster.open_nodes == sum(
-            node.state == NodeState.UP and node.cordon is None and node.slots_free > 0 for node in self.cluster
+            node.state == NodeState.UP and node.cordon is None and node.opens_at is None and node.slots_free > 0
+            for node in self.cluster
         )
 
 

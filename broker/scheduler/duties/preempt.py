@@ -97,7 +97,7 @@ class Preempt(Duty):
     def _nodes(self, resources: Resources) -> list[tuple[Node, Wanted]]:
         """Nodes that take work and could ever run this, by turns if there are many."""
         cluster, admission = self.leader.memory.cluster, Admission(resources)
-        rows = np.array([node.row for node in cluster if node.state == NodeState.UP and node.cordon is None], np.int32)
+        rows = np.array([node.row for node in cluster if _takes_work(node)], np.int32)
         if not len(rows):
             return []
         admitted = admission.gpus(cluster.columns, rows)
@@ -110,3 +110,8 @@ class Preempt(Duty):
             (cluster.node_at(int(rows[at])), Wanted(demand, tuple(admitted[at].nonzero()[0].tolist())))
             for at in fitting.tolist()
         ]
+
+
+def _takes_work(node: Node) -> bool:
+    """Whether it would if it had room."""
+    return node.state == NodeState.UP and node.cordon is None and node.opens_at is None
