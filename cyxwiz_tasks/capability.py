@@ -68,6 +68,8 @@ class Capability(BaseModel):
     driver: str | None = None
     region: str | None = None
     labels: dict[str, LabelValue] = Field(default_factory=dict)
+    #: whose jobs it takes, as `Condition` reads it; None: everybody's
+    accept: str | None = None
     #: when it takes new work, as `OpeningHours` reads it, and in whose time; None: always
     hours: str | None = None
     timezone: str | None = None

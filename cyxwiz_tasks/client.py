@@ -20,12 +20,12 @@ from cyxwiz_tasks.errors import CyxwizError, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
-from cyxwiz_tasks.job_header import parse_seconds
+from cyxwiz_tasks.job_header import os_user, parse_priority, parse_seconds
 from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Release, Undrain, Why, reply_key
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
-from cyxwiz_tasks.states import JobState, celery_state
+from cyxwiz_tasks.states import JobState, Priority, celery_state
 from cyxwiz_tasks.submission import Preparation, Submission
 from cyxwiz_tasks.training_job import TrainingJob
 
@@ -182,9 +182,22 @@ class Client:
         """Where a job stands and, while it waits, what would make it fit. Raises NotFound."""
         return Explanation(self.requests.command(Why(job=parse_id(id))))
 
-    def plan(self, resources: Resources | dict[str, Any]) -> Explanation:
-        """Where a job with these resources would run now; nothing is sent. Raises InvalidJob."""
-        return Explanation(self.requests.command(Why(resources=Resources.parse(resources))))
+    def plan(
+        self,
+        resources: Resources | dict[str, Any],
+        *,
+        owner: str | None = None,
+        project: str | None = None,
+        priority: str | int | None = None,
+    ) -> Explanation:
+        """Where a job with these resources, submitted like this, would run now; nothing is sent. Raises InvalidJob."""
+        question = Why(
+            resources=Resources.parse(resources),
+            owner=owner or os_user(),
+            project=project or "",
+            priority=parse_priority(priority) if priority is not None else Priority.NORMAL,
+        )
+        return Explanation(self.requests.command(question))
 
     def close(self) -> None:
         self.connection.close()

@@ -312,11 +312,14 @@ class Cancel(Message):
 
 
 class Why(Message):
-    """Explain where a job stands; with `resources` and no job, a dry run."""
+    """Explain where a job stands; with `resources` and no job, a dry run for a job of this owner."""
 
     kind: Literal["why"] = "why"
     job: str | None = None
     resources: Resources | None = None
+    owner: str = ""
+    project: str = ""
+    priority: Priority = Priority.NORMAL
     reply_to: str | None = None
 
 

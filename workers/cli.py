@@ -25,6 +25,9 @@ _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
     "--share", default="1/1", show_default=True, help="Part of the machine, where several nodes run on it: 1/2, 2/2."
 )
 @click.option("--region", help="Where this machine stands; jobs can ask for it.")
+@click.option(
+    "--accept", help="Whose jobs it takes: 'owner in [\"lab-a\"] and priority >= normal'. Default: everybody's."
+)
 @click.option("--hours", help='When it takes new work: "Mon-Fri 18:00-08:00, Sat-Sun". Default: always.')
 @click.option("--timezone", help="Of --hours, such as Europe/Berlin. Default: this machine's.")
 @click.option(
@@ -53,6 +56,7 @@ def worker(
     labels: tuple[str, ...],
     share: str,
     region: str | None,
+    accept: str | None,
     hours: str | None,
     timezone: str | None,
     paths: tuple[str, ...],
@@ -67,7 +71,7 @@ def worker(
     """
     _set_up_logging()
     try:
-        status = _run(name, slots, labels, share, region, hours, timezone, paths, data, submitted_paths, home)
+        status = _run(name, slots, labels, share, region, accept, hours, timezone, paths, data, submitted_paths, home)
     except CyxwizError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
@@ -79,6 +83,7 @@ def _run(
     labels: tuple[str, ...],
     share: str,
     region: str | None,
+    accept: str | None,
     hours: str | None,
     timezone: str | None,
     paths: tuple[str, ...],
@@ -86,6 +91,7 @@ def _run(
     submitted_paths: bool,
     home: Path | None,
 ) -> int:
+    from workers.accept import checked_accept
     from workers.agent import run_node
     from workers.capabilities import detect_capability
     from workers.gpus import find_gpus
@@ -103,7 +109,7 @@ def _run(
     part = Share.parse(share)
     gpus = SharedGpus(find_gpus(), part)
     capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels))
-    capability = capability.model_copy(update=checked_hours(hours, timezone))
+    capability = capability.model_copy(update=checked_accept(accept) | checked_hours(hours, timezone))
     code = paths or (str(Path.cwd()),)
     job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths)
     _drop_credentials()

@@ -8,6 +8,7 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.columns import Columns, K, Rows
 from broker.scheduler.demand import nominal
@@ -24,9 +25,10 @@ class Admission:
     Texts and versions are judged once per kind; the verdicts are kept, so that one changed node costs little.
     """
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, refused: Refused = NOBODY_REFUSES) -> None:
+        """`refused`: the nodes' own conditions that do not hold for the job."""
         self.resources = resources
-        self._on_kind = {name: _Verdicts(check) for name, check in kind_checks(resources).items()}
+        self._on_kind = {name: _Verdicts(check) for name, check in kind_checks(resources, refused).items()}
         self._on_gpu = {name: _Verdicts(check) for name, check in gpu_checks(resources).items()}
 
     def gpus(self, columns: Columns, rows: Rows) -> Mask:

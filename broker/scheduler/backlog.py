@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import ClassVar, NamedTuple
 
+from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.branch import Branch, Place
 from broker.scheduler.fair_share import Account, FairShare, Taken, Totals
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 
@@ -52,6 +54,9 @@ class Queue:
         self.line: Branch
         #: whose it is
         self.account: Account
+        self.applicant = Applicant(owner, project, priority)
+        #: which nodes refuse its jobs, by their own conditions, as of when `shapes` was found out
+        self.refused: Refused = NOBODY_REFUSES
         #: the one bit of its shape; None: not known yet
         self.shapes: int | None = None
         #: number and id of who is next; None: nobody waits

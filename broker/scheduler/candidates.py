@@ -13,13 +13,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.scheduler.acceptance import Refused
 from broker.scheduler.admission import Admission
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.columns import Rows
 from broker.scheduler.demand import demand_of
 from broker.scheduler.node import Node
 from broker.scheduler.preferred import Preferred
-from broker.scheduler.scoring import constant_fit, fit, gpu_fit, leaning
+from broker.scheduler.scoring import Leaning, constant_fit, fit, gpu_fit, leaning
 from cyxwiz_tasks.resources import Resources
 
 #: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass. Alone and warm,
@@ -32,18 +33,16 @@ Found = tuple[int, float]
 
 
 class Candidates:
-    def __init__(self, cluster: Cluster, resources: Resources, number: int) -> None:
+    def __init__(self, cluster: Cluster, resources: Resources, refused: Refused, number: int) -> None:
         self.demand = demand_of(resources)
         #: among `Shapes`
         self.number = number
         #: fits on no node but perhaps on those that the cluster has noted as `freed`; then it reads no log
         self.asleep = False
         self._cluster = cluster
-        self._admission = Admission(resources)
+        self._admission = Admission(resources, refused)
         self._preferred = Preferred(resources)
         self._prefers = bool(self._preferred)
-        self._leaning = leaning(resources.placement or cluster.placement, cluster.weights)
-        self._leans = self._leaning.slope != 0
         self._counted = np.array(self.demand.counted).reshape(4, 1)
         self._rebuild()
 
@@ -166,10 +165,7 @@ class Candidates:
         self._scores[rows] = scores
 
     def _totals(self, rows: Rows, bonus: NDArray[np.float64]) -> NDArray[np.float64]:
-        columns = self._cluster.columns
-        scores: NDArray[np.float64] = columns.standing[rows] + bonus
-        if self._leans:
-            scores += self._leaning.constant + self._leaning.slope * columns.availability[rows]
+        scores: NDArray[np.float64] = self._cluster.columns.standing[rows] + bonus
         return scores
 
     def _has_room(self, rows: Rows) -> NDArray[np.bool_]:
@@ -190,9 +186,33 @@ class Candidates:
             if self._prefers:
                 bonus += self._shares.item(row)
         score: float = node.standing + bonus
-        if self._leans:
-            score += self._leaning.constant + self._leaning.slope * node.availability
         return score
+
+
+class LeaningCandidates(Candidates):
+    """For a shape that is spread or packed: of its own, so that all others do not pay for it."""
+
+    def __init__(self, cluster: Cluster, resources: Resources, refused: Refused, number: int, leaning: Leaning) -> None:
+        self._leaning = leaning
+        super().__init__(cluster, resources, refused, number)
+
+    def _totals(self, rows: Rows, bonus: NDArray[np.float64]) -> NDArray[np.float64]:
+        leans = self._leaning.constant + self._leaning.slope * self._cluster.columns.availability[rows]
+        return super()._totals(rows, bonus) + leans
+
+    def _score_at(self, row: int) -> float:
+        score, node = super()._score_at(row), self._cluster.rows[row]
+        if node is None or score == _NOWHERE:
+            return _NOWHERE
+        return score + (self._leaning.constant + self._leaning.slope * node.availability)
+
+
+def candidates_of(cluster: Cluster, resources: Resources, refused: Refused, number: int) -> Candidates:
+    """`refused`: the nodes' own conditions that do not hold for the shape; `number`: its own among `Shapes`."""
+    leans = leaning(resources.placement or cluster.placement, cluster.weights)
+    if leans.slope == 0:
+        return Candidates(cluster, resources, refused, number)
+    return LeaningCandidates(cluster, resources, refused, number, leans)
 
 
 def _highest(scores: NDArray[np.float32], count: int) -> list[Found]:

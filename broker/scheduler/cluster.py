@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from broker.scheduler.acceptance import NOBODY_REFUSES, Refused, refused_by
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
 from broker.scheduler.fair_share import Totals
 from broker.scheduler.node import Holding, Node
 from broker.scheduler.scoring import availability, normalised, standing
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidSettings, NotFound
-from cyxwiz_tasks.resources import PlacementPolicy
+from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from db.models import Cordon, NodeState
 
 #: One row's width is that of the node with most GPUs: a node that claimed a million would take the memory of all.
@@ -65,6 +67,8 @@ class Cluster:
         self.freed: set[int] = set()
         #: by row; None where a row is free
         self.rows: list[Node | None] = []
+        #: conditions of nodes that are here, or were
+        self.conditions: set[str] = set()
         #: grows when the columns get a new size
         self.size_version = 0
         #: nodes that take a job at all: up, without a cordon, within their hours, and with a free slot
@@ -109,6 +113,10 @@ class Cluster:
                 ram_bytes=sum(one.ram_bytes for one in able),
             )
         return self._totals
+
+    def refusing(self, resources: Resources, applicant: Applicant) -> Refused:
+        """The nodes' conditions that do not hold for a job."""
+        return refused_by(self.conditions, resources, applicant) if self.conditions else NOBODY_REFUSES
 
     def node(self, node_id: str) -> Node:
         """Raises NotFound."""
@@ -156,6 +164,8 @@ class Cluster:
         if self._columns.make_room(len(self.rows), len(capability.gpus)):
             self.size_version += 1
         node.describe(name, capability, incarnation)
+        if capability.accept is not None:
+            self.conditions.add(capability.accept)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
         node.cordon, node.opens_at = cordon, opens_at
         self._columns.describe(node)

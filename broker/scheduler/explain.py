@@ -7,21 +7,23 @@ from collections import Counter
 import numpy as np
 from pydantic import BaseModel, Field
 
+from broker.scheduler.acceptance import Refused
 from broker.scheduler.admission import Admission
 from broker.scheduler.backlog import Backlog
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import Demand, demand_of
 from broker.scheduler.fair_share import Account
-from broker.scheduler.hints import hint
+from broker.scheduler.hints import hint, whom_they_take
 from broker.scheduler.matching import failures
 from broker.scheduler.node import Node
 from broker.scheduler.position import Ahead, ahead_of
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.opening_hours import show_opening
 from cyxwiz_tasks.resources import Resources
-from cyxwiz_tasks.states import Priority
 from db.models import Cordon, NodeState
 
+NOBODY = Applicant()
 _NAMES_SHOWN = 5
 _SHORT_WORDS = {
     "slots": "no free slot",
@@ -101,13 +103,13 @@ def why(
     backlog: Backlog,
     resources: Resources | None = None,
     job_id: str | None = None,
-    priority: Priority = Priority.NORMAL,
+    applicant: Applicant = NOBODY,
 ) -> Explanation:
-    """Explain a waiting job, or with `resources` alone what would happen to such a job (a dry run).
+    """Explain a waiting job, or with `resources` and `applicant` what would happen to such a job (a dry run).
 
     Raises NotFound if the job does not wait and `resources` is None.
     """
-    sequence, owner, project = None, "", ""
+    sequence, (owner, project, priority) = None, applicant
     if job_id is not None and (waiting := backlog.find(job_id)) is not None:
         _, sequence, resources, priority, owner, project = waiting
     if resources is None:
@@ -120,13 +122,17 @@ def why(
             "(CYXWIZ_BROKER_URL names it)."
         )
         return found
-    fitting = _count_failures(found, cluster, resources)
+    refused = cluster.refusing(resources, Applicant(owner, project, priority))
+    fitting = _count_failures(found, cluster, resources, refused)
     found.fitting = len(fitting)
     if fitting:
         _count_shortages(found, fitting, demand_of(resources))
         found.sentences += _sentences_on_line(found, fitting)
+        if refusing := [node for node in cluster if node.capability.accept in refused]:
+            do = "does" if len(refusing) == 1 else "do"
+            found.sentences.append(f"{_nodes(len(refusing))} {do} not take such a job: {whom_they_take(refusing)}.")
     else:
-        found.sentences += _sentences_on_misfit(found, cluster, resources)
+        found.sentences += _sentences_on_misfit(found, cluster, resources, refused)
     return found
 
 
@@ -140,10 +146,12 @@ def _count_ahead(found: Explanation, backlog: Backlog, ahead: Ahead, owner: str,
     ]
 
 
-def _count_failures(found: Explanation, cluster: Cluster, resources: Resources) -> list[tuple[Node, list[int]]]:
+def _count_failures(
+    found: Explanation, cluster: Cluster, resources: Resources, refused: Refused
+) -> list[tuple[Node, list[int]]]:
     """Fill in `failed`. Returns the nodes that fit, each with the positions of the GPUs that the job may use."""
     rows = np.array([node.row for node in cluster], np.int32)
-    admission = Admission(resources)
+    admission = Admission(resources, refused)
     admitted = admission.gpus(cluster.columns, rows)
     failed = admission.failures(cluster, rows, admitted)
     found.failed = {name: count for name, mask in failed.items() if (count := int(mask.sum()))}
@@ -225,7 +233,7 @@ def _opening(fitting: list[tuple[Node, list[int]]]) -> str:
     return f"{name} opens{' first' if len(openings) > 1 else ''}, {show_opening(opening)} ({opening.tzinfo})"
 
 
-def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resources) -> list[str]:
+def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resources, refused: Refused) -> list[str]:
     """For a job that no node can run: what everybody lacks, or else the node that lacks least."""
     nowhere = [name for name, count in found.failed.items() if count == found.nodes]
     # Where there are too few GPUs at all, what kind they are is beside the point.
@@ -233,7 +241,7 @@ def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resour
         nowhere = [name for name in nowhere if name not in {"gpu_memory", "gpu_model", "compute_capability"}]
     if nowhere:
         return [hint(name, cluster, resources) for name in nowhere]
-    lacking = {node.node_id: failures(resources, node.node_id, node.name, node.capability) for node in cluster}
+    lacking = {node.node_id: failures(resources, node.node_id, node.name, node.capability, refused) for node in cluster}
     closest = min(cluster, key=lambda node: (len(lacking[node.node_id]), node.row))
     names = " and ".join(lacking[closest.node_id])
     return [

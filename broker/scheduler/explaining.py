@@ -7,6 +7,7 @@ from typing import Any
 from broker.scheduler import explain
 from broker.scheduler.memory import tightened
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidJob, NotFound
 from cyxwiz_tasks.protocol import Why
 from cyxwiz_tasks.resources import Resources
@@ -22,7 +23,10 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
     if question.job is None:
         if question.resources is None:
             raise InvalidJob("why", "names neither a job nor resources")
-        return _explained(explain.why(turn.memory.cluster, turn.memory.backlog, question.resources))
+        applicant = Applicant(question.owner, question.project, question.priority)
+        return _explained(
+            explain.why(turn.memory.cluster, turn.memory.backlog, question.resources, applicant=applicant)
+        )
     page = job_pages.get(turn.tx, question.job)
     if page is None:
         raise NotFound(f"there is no job {question.job}: `cyxwiz jobs` lists what there is")

@@ -193,6 +193,21 @@ def _are(there: list[str]) -> str:
     return f"{'is' if len(there) == 1 else 'are'} {shown}"
 
 
+def _accept(asked: _Asked) -> str:
+    if len(asked.nodes) == 1:
+        [node] = asked.nodes
+        said = f"{node.name} does not take such a job of this owner: it takes {node.capability.accept}"
+    else:
+        said = f"No node here takes such a job of this owner: {whom_they_take(asked.nodes)}"
+    return f"{said}. Ask whoever runs it, or start a worker without --accept."
+
+
+def whom_they_take(nodes: Iterable[Node]) -> str:
+    """The conditions of nodes that have one."""
+    taking = _distinct(f"{node.name} takes {node.capability.accept}" for node in nodes if node.capability.accept)
+    return "; ".join(taking[:_SHOWN]) + (f"; and {len(taking) - _SHOWN} more" if len(taking) > _SHOWN else "")
+
+
 _SENTENCES: dict[str, Callable[[_Asked], str]] = {
     "gpus": _gpus,
     "gpu_memory": _gpu_memory,
@@ -206,6 +221,7 @@ _SENTENCES: dict[str, Callable[[_Asked], str]] = {
     "region": _place,
     "ram": _amount,
     "disk": _amount,
+    "accept": _accept,
     "cpus": _cpus,
     "node": _node,
     "exclude_nodes": _excluded,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.demand import nominal
 from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.quantities import VersionBounds, matches_name, name_pattern, parse_version
@@ -38,6 +39,7 @@ class NodeKind(NamedTuple):
     torch: str | None
     cuda: str | None
     driver: str | None
+    accept: str | None
     #: name, type and value: without the type, True, 1 and 1.0 would be one kind of node
     labels: tuple[tuple[str, str, LabelValue], ...]
 
@@ -45,7 +47,9 @@ class NodeKind(NamedTuple):
     def of(cls, capability: Capability) -> NodeKind:
         system = f"{capability.os} {capability.os_version}"
         labels = tuple((name, type(value).__name__, value) for name, value in sorted(capability.labels.items()))
-        return cls(system, capability.region, capability.torch, capability.cuda, capability.driver, labels)
+        return cls(
+            system, capability.region, capability.torch, capability.cuda, capability.driver, capability.accept, labels
+        )
 
 
 def gpu_checks(resources: Resources) -> dict[str, Callable[[GpuKind], bool]]:
@@ -62,9 +66,14 @@ def gpu_checks(resources: Resources) -> dict[str, Callable[[GpuKind], bool]]:
     return checks
 
 
-def kind_checks(resources: Resources) -> dict[str, Callable[[NodeKind], bool]]:
-    """The requirements on what nodes have in common that are set, by name; each label is one of its own."""
+def kind_checks(resources: Resources, refused: Refused = NOBODY_REFUSES) -> dict[str, Callable[[NodeKind], bool]]:
+    """The requirements on what nodes have in common that are set, by name; each label is one of its own.
+
+    The nodes' own conditions are one of them, `accept`: `refused` are those that do not hold for the job.
+    """
     checks: dict[str, Callable[[NodeKind], bool]] = {}
+    if refused:
+        checks["accept"] = lambda node: node.accept not in refused
     if (cuda := resources.cuda) is not None:
         checks["cuda"] = lambda node: _version_holds(cuda, node.cuda)
     if (driver := resources.driver) is not None:
@@ -80,7 +89,9 @@ def kind_checks(resources: Resources) -> dict[str, Callable[[NodeKind], bool]]:
     return checks
 
 
-def failures(resources: Resources, node_id: str, name: str, capability: Capability) -> list[str]:
+def failures(
+    resources: Resources, node_id: str, name: str, capability: Capability, refused: Refused = NOBODY_REFUSES
+) -> list[str]:
     """Names of the requirements that a node does not meet even while it runs nothing; empty: the job fits it."""
     gpus = [GpuKind.of(gpu) for gpu in capability.gpus]
     on_gpu = gpu_checks(resources)
@@ -96,7 +107,7 @@ def failures(resources: Resources, node_id: str, name: str, capability: Capabili
     if capability.disk_free_bytes < disk.min_bytes or _above(capability.disk_free_bytes, disk.max_bytes):
         failed.append("disk")
     kind = NodeKind.of(capability)
-    failed += [field for field, holds in kind_checks(resources).items() if not holds(kind)]
+    failed += [field for field, holds in kind_checks(resources, refused).items() if not holds(kind)]
     if resources.node is not None and not is_named(resources.node, node_id, name):
         failed.append("node")
     if is_excluded(resources.exclude_nodes, node_id, name):

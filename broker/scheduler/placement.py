@@ -55,13 +55,18 @@ class Placer:
     def __init__(self, cluster: Cluster, backlog: Backlog) -> None:
         self.cluster, self.backlog = cluster, backlog
         self._shapes = Shapes(cluster)
+        self._conditions = 0
 
     def place(self, limit: int) -> list[Placement]:
         """Take up to `limit` jobs out of the backlog and book them in the cluster, most urgent first."""
         cluster, shapes = self.cluster, self._shapes
         placed: list[Placement] = []
         self._drop_spare_shapes()
-        walk = _Walk(self.backlog.root, shapes)
+        if self._conditions != len(cluster.conditions):
+            # There is a new one: whom it refuses is found out as the bits are.
+            self._conditions = len(cluster.conditions)
+            _forget_bits(self.backlog.root)
+        walk = _Walk(self.backlog.root, shapes, cluster)
         hopeful = shapes.hopeful()
         while len(placed) < limit and cluster.open_nodes:
             queue = walk.next(shapes.awake | hopeful)
@@ -70,7 +75,7 @@ class Placer:
                 cluster.freed.clear()
                 shapes.wake(hopeful)
                 break
-            candidates = shapes.of(queue.resources)
+            candidates = shapes.of(queue.resources, queue.refused)
             if best := candidates.best(1 + _RUNNERS_UP):
                 placed.append(self._book(self.backlog.pop(queue), candidates, best))
                 if not candidates.asleep:
@@ -94,7 +99,7 @@ class Placer:
 
     def _drop_spare_shapes(self) -> None:
         if len(self._shapes) > 2 * self.backlog.kinds + _SPARE_SHAPES:
-            self._shapes.keep_only({queue.shape for queue in self.backlog})
+            self._shapes.keep_only({(queue.shape, queue.refused) for queue in self.backlog})
             _forget_bits(self.backlog.root)
 
     def _book(self, waiting: Waiting, candidates: Candidates, best: list[Found]) -> Placement:
@@ -134,8 +139,8 @@ class _Walk:
     stays: a queue's next head is younger, and its owner and project have had more than before.
     """
 
-    def __init__(self, root: Branch, shapes: Shapes) -> None:
-        self._root, self._shapes = root, shapes
+    def __init__(self, root: Branch, shapes: Shapes, cluster: Cluster) -> None:
+        self._root, self._shapes, self._cluster = root, shapes, cluster
         #: where in the order of each branch there may still be somebody
         self._at: dict[Branch, int] = {}
 
@@ -164,7 +169,8 @@ class _Walk:
                 if isinstance(child, Branch):
                     self._find_out(child)
                 else:
-                    child.shapes = 1 << self._shapes.of(child.resources).number
+                    child.refused = self._cluster.refusing(child.resources, child.applicant)
+                    child.shapes = 1 << self._shapes.of(child.resources, child.refused).number
             shapes |= child.shapes or 0
         branch.shapes = shapes
 

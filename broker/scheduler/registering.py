@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 
-from broker.scheduler import opening, stopping
+from broker.scheduler import acceptance, opening, stopping
 from broker.scheduler.ending import lose
 from broker.scheduler.log_lines import line
 from broker.scheduler.standing import died
@@ -38,6 +38,7 @@ def register(turn: Turn, report: Register) -> None:
         turn.outbox.reply(report.reply_to, ReportReply(committed=False, message=message))
         return
     try:
+        acceptance.check(report.capability)
         opening.check(report.capability)
         registration = Registration(report.node, report.name, report.hostname, report.incarnation, report.capability)
         registered = nodes.register(turn.tx, turn.epoch, registration)

@@ -11,10 +11,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from broker.scheduler.candidates import Candidates
+from broker.scheduler.acceptance import Refused
+from broker.scheduler.candidates import Candidates, candidates_of
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.node import Node
 from cyxwiz_tasks.resources import Resources
+
+#: equal for jobs that fit exactly the same nodes: what they need, and the nodes' own conditions that refuse them
+Shape = tuple[str, Refused]
 
 
 class Shapes:
@@ -23,7 +27,7 @@ class Shapes:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._members: list[Candidates] = []
-        self._by_shape: dict[str, Candidates] = {}
+        self._by_shape: dict[Shape, Candidates] = {}
         self._asleep = 0
         self._needs: tuple[_Needs, ...] | None = None
 
@@ -35,18 +39,18 @@ class Shapes:
         """Those that may fit anywhere, and all that are not known yet."""
         return ~self._asleep
 
-    def of(self, resources: Resources) -> Candidates:
+    def of(self, resources: Resources, refused: Refused) -> Candidates:
         """A shape's scores; computed over all nodes if it is not known yet."""
-        return self._by_shape.get(resources.shape) or self._add(resources)
+        return self._by_shape.get((resources.shape, refused)) or self._add(resources, refused)
 
-    def _add(self, resources: Resources) -> Candidates:
-        candidates = Candidates(self._cluster, resources, number=len(self._members))
+    def _add(self, resources: Resources, refused: Refused) -> Candidates:
+        candidates = candidates_of(self._cluster, resources, refused, number=len(self._members))
         self._members.append(candidates)
-        self._by_shape[resources.shape] = candidates
+        self._by_shape[resources.shape, refused] = candidates
         self._needs = None
         return candidates
 
-    def keep_only(self, shapes: set[str]) -> None:
+    def keep_only(self, shapes: set[Shape]) -> None:
         self._by_shape = {shape: kept for shape, kept in self._by_shape.items() if shape in shapes}
         self._members = [*self._by_shape.values()]
         self._asleep, self._needs = 0, None

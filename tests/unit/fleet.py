@@ -64,6 +64,7 @@ capabilities = st.builds(
     region=st.sampled_from([None, "eu-west", "us-east"]),
     os_version=st.sampled_from(["Debian GNU/Linux 12 (bookworm)", "Ubuntu 24.04"]),
     labels=st.dictionaries(st.sampled_from(["tier", "nvme"]), st.sampled_from(["gold", "silver", 1, True, 2.5])),
+    accept=st.sampled_from([None, None, None, 'owner != "bob"', 'owner in ["", "ann"] or project == "x" and gpus > 0']),
 )
 _sizes = st.sampled_from(["12GB", "16GB..24GB", "24GB", "..24GB", "40GB..", "80GB"])
 

@@ -16,6 +16,7 @@ from broker.scheduler.cluster import Cluster
 from broker.scheduler.explain import Explanation, why
 from broker.scheduler.placement import Placer
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -196,6 +197,36 @@ def test_nodes_outside_their_hours_get_no_new_work_and_say_when_they_open() -> N
     ]
     cluster.set_opening("c", None)
     assert [placement.node_id for placement in placer.place(9)] == ["c"]
+
+
+def test_nodes_that_do_not_take_a_job_are_counted_and_say_whom_they_take() -> None:
+    nodes = {
+        "a": capability(accept='owner in ["lab-a", "lab-b"]'),
+        "b": capability(accept="priority >= high"),
+        "c": capability(RTX_3090),
+    }
+    guest = Applicant("guest")
+    found = why(cluster_of(**nodes), Backlog(), Resources(), applicant=guest)
+    assert (found.failed, found.fitting) == ({"accept": 2}, 1)
+    refusing = 'a takes owner in ["lab-a", "lab-b"]; b takes priority >= high'
+    assert found.sentences[1] == f"2 nodes do not take such a job: {refusing}."
+    del nodes["c"]
+    found = why(cluster_of(**nodes), Backlog(), Resources(), applicant=guest)
+    assert found.sentences == [
+        f"No node here takes such a job of this owner: {refusing}. "
+        "Ask whoever runs it, or start a worker without --accept."
+    ]
+    found = why(cluster_of(**nodes), Backlog(), Resources(), applicant=Applicant("lab-b", priority=Priority.HIGH))
+    assert (found.failed, found.free) == ({}, 2)
+
+
+def test_the_node_that_comes_closest_may_be_one_that_does_not_take_it() -> None:
+    nodes = {"a": capability(RTX_3090, accept='owner == "lab-a"'), "b": capability(torch=None)}
+    found = why(
+        cluster_of(**nodes), Backlog(), Resources.parse({"gpus": 1, "torch": ">=2"}), applicant=Applicant("guest")
+    )
+    assert "a comes closest: only accept stands in the way." in found.sentences
+    assert 'a does not take such a job of this owner: it takes owner == "lab-a".' in str(found)
 
 
 def test_a_job_that_does_not_wait() -> None:

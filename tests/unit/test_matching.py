@@ -11,6 +11,7 @@ from broker.scheduler.admission import Admission
 from broker.scheduler.cluster import MAX_GPUS, Cluster
 from broker.scheduler.matching import failures
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.resources import Resources
 from tests.unit.fleet import A100, RTX_3090, RTX_4090, T4, capabilities, capability, requirements
@@ -121,20 +122,21 @@ def test_a_node_that_claims_too_many_gpus_is_refused() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(capabilities, min_size=1, max_size=5), requirements)
+@given(st.lists(capabilities, min_size=1, max_size=5), requirements, st.sampled_from(["ann", "bob"]))
 def test_the_filter_over_all_nodes_says_what_the_one_for_one_node_says(
-    nodes: list[Capability], resources: Resources
+    nodes: list[Capability], resources: Resources, owner: str
 ) -> None:
     cluster = Cluster()
     for number, able in enumerate(nodes):
         cluster.upsert_node(f"id-{number}", f"n{number}", able, "1")
     rows = np.arange(len(nodes), dtype=np.int32)
-    admission = Admission(resources)
+    refused = cluster.refusing(resources, Applicant(owner))
+    admission = Admission(resources, refused)
     admitted = admission.gpus(cluster.columns, rows)
     by_name = admission.failures(cluster, rows, admitted)
     fits = admission.nodes(cluster, rows, admitted)
     for row, able in enumerate(nodes):
-        expected = failures(resources, f"id-{row}", f"n{row}", able)
+        expected = failures(resources, f"id-{row}", f"n{row}", able, refused)
         assert {name for name, mask in by_name.items() if mask[row]} == set(expected)
         assert bool(fits[row]) == (not expected)
 

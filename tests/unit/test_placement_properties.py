@@ -27,6 +27,7 @@ from broker.scheduler.node import Node
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.scoring import availability, fit
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.conditions import Applicant, Condition
 from cyxwiz_tasks.preferences import as_requirement
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -38,12 +39,19 @@ shares = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 node_ids = st.integers(0, _NODES - 1).map("n{}".format)
 
 
-def score_now(cluster: Cluster, node: Node, resources: Resources) -> float | None:
+def takes(node: Node, resources: Resources, applicant: Applicant) -> bool:
+    """The specification: whether a node's own condition holds for a job."""
+    condition = node.capability.accept
+    return condition is None or Condition.parse(condition).holds(resources, applicant)
+
+
+def score_now(cluster: Cluster, node: Node, resources: Resources, applicant: Applicant) -> float | None:
     """The specification: the score of one node for one job, None where it does not fit now."""
     demand, checks = demand_of(resources), gpu_checks(resources).values()
     admitted = [at for at, gpu in enumerate(node.capability.gpus) if all(holds(GpuKind.of(gpu)) for holds in checks)]
     if (
         failures(resources, node.node_id, node.name, node.capability)
+        or not takes(node, resources, applicant)
         or node.state != NodeState.UP
         or node.cordon is not None
         or node.opens_at is not None
@@ -82,9 +90,8 @@ def next_placement(cluster: Cluster, backlog: Backlog) -> tuple[str, str] | None
     """The specification: which job goes where next."""
     for queue in backlog:
         assert queue.head is not None
-        scored = {
-            node.row: score for node in cluster if (score := score_now(cluster, node, queue.resources)) is not None
-        }
+        scores = {node.row: score_now(cluster, node, queue.resources, queue.applicant) for node in cluster}
+        scored = {row: score for row, score in scores.items() if score is not None}
         if scored:
             row = max(scored, key=lambda row: (scored[row], -row))
             return queue.head[1], cluster.node_at(row).node_id
@@ -196,7 +203,11 @@ class PlacementMachine(RuleBasedStateMachine):
     def _check(self, placed: list[Placement]) -> None:
         """Constraints hold for each placement, and what it took was there."""
         for placement in placed:
-            node, resources = self.cluster.node(placement.node_id), placement.waiting.resources
+            node, (_, _, resources, priority, owner, project) = (
+                self.cluster.node(placement.node_id),
+                placement.waiting,
+            )
+            assert takes(node, resources, Applicant(owner, project, priority))
             assert failures(resources, node.node_id, node.name, node.capability) == []
             assert len(set(placement.gpu_indexes)) == resources.gpus
             used = [node.capability.gpus[index] for index in placement.gpu_indexes]

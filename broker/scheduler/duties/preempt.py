@@ -17,6 +17,7 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.log_lines import line
 from broker.scheduler.node import Node
 from broker.scheduler.preemption import Clearing, Holder, Wanted, choose
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from db.models import NodeState
@@ -82,7 +83,7 @@ class Preempt(Duty):
                     return found
                 if waiting.job_id in memory.claims:
                     continue
-                nodes = self._nodes(queue.resources) if nodes is None else nodes
+                nodes = self._nodes(queue.resources, queue.applicant) if nodes is None else nodes
                 clearing = choose(nodes, queue.rank, holders, promised)
                 if clearing is None:
                     break
@@ -94,9 +95,10 @@ class Preempt(Duty):
                     holders[job_id] = holders[job_id]._replace(stopping=True)
         return found
 
-    def _nodes(self, resources: Resources) -> list[tuple[Node, Wanted]]:
+    def _nodes(self, resources: Resources, applicant: Applicant) -> list[tuple[Node, Wanted]]:
         """Nodes that take work and could ever run this, by turns if there are many."""
-        cluster, admission = self.leader.memory.cluster, Admission(resources)
+        cluster = self.leader.memory.cluster
+        admission = Admission(resources, cluster.refusing(resources, applicant))
         rows = np.array([node.row for node in cluster if _takes_work(node)], np.int32)
         if not len(rows):
             return []

@@ -1,0 +1,40 @@
+"""Whose jobs nodes take, by the conditions that they were started with (`cyxwiz_tasks.conditions`).
+
+A node's condition is a text that many nodes have in common. What matters of a job is which of these texts refuse it:
+jobs of equal requirements that are refused by the same ones fit the same nodes, whoever owns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.conditions import Applicant, Condition
+from cyxwiz_tasks.errors import InvalidSettings
+from cyxwiz_tasks.resources import Resources
+
+#: texts of conditions
+Refused = frozenset[str]
+NOBODY_REFUSES: Refused = frozenset()
+
+
+def refused_by(conditions: Iterable[str], resources: Resources, applicant: Applicant) -> Refused:
+    """Those of the conditions that do not hold for a job."""
+    return frozenset(text for text in conditions if not _holds(text, resources, applicant))
+
+
+def check(capability: Capability) -> None:
+    """Raises InvalidSettings for a condition that cannot be read."""
+    if capability.accept is not None:
+        try:
+            Condition.parse(capability.accept)
+        except ValueError as error:
+            raise InvalidSettings(f"accept: {error}") from None
+
+
+def _holds(text: str, resources: Resources, applicant: Applicant) -> bool:
+    try:
+        return Condition.parse(text).holds(resources, applicant)
+    except ValueError:
+        # Let in by a newer scheduler: what cannot be read is not overstepped.
+        return False
