@@ -41,7 +41,7 @@ format: install  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 
 test: install  ## the whole suite against real servers that it starts itself
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-quick: install  ## unit tests alone: no servers
 	$(BIN)/pytest tests/unit

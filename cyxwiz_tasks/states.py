@@ -104,7 +104,7 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset(
         {JobState.PENDING, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.HELD}
     ),
-    JobState.HELD: frozenset({JobState.PENDING, JobState.CANCELLED}),
+    JobState.HELD: frozenset({JobState.PENDING, JobState.CANCELLED, JobState.FAILED}),
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),

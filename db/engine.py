@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -118,7 +119,7 @@ def is_transient(error: DBAPIError) -> bool:
     sqlstate = _sqlstate(error)
     if sqlstate is None:
         # Without a code the error is not the server's word: there is no connection (any more).
-        return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
+        return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
     return sqlstate.startswith(_SERVER_CLASSES) or sqlstate in _SERVER_STATES or error.connection_invalidated
 
 

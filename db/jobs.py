@@ -280,6 +280,28 @@ def waiting(tx: Connection, ids: Sequence[str] | None = None) -> Iterator[Waitin
         yield from map(Waiting._make, rows)
 
 
+class Held(NamedTuple):
+    """A held job that has a deadline, so many seconds from now by the database's clock."""
+
+    id: str
+    story: str | None
+    deadline_in_seconds: float
+
+
+_HELD = text(
+    """
+    SELECT id::text, message, extract(epoch FROM deadline_at - statement_timestamp())::float8
+    FROM jobs WHERE state = 'held' AND ended_at IS NULL AND deadline_at IS NOT NULL
+        AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(CAST(:ids AS uuid[])))
+    ORDER BY id"""
+)
+
+
+def held(tx: Connection, ids: Sequence[str] | None = None) -> list[Held]:
+    """Held jobs with a deadline: all of them, or of these."""
+    return [Held(*row) for row in tx.execute(_HELD, {"ids": None if ids is None else list(ids)})]
+
+
 _MESSAGES = text("SELECT id::text, envelope FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 
@@ -364,7 +386,7 @@ def cancel_waiting(
 
 
 def fail_waiting(tx: Connection, epoch: int, ids: Sequence[str], cause: Cause, message: str) -> list[str]:
-    """Fail pending jobs that will never run; the ids of those that were pending."""
+    """Fail jobs that will never run; the ids of those that waited or were held."""
     return _move_waiting(tx, epoch, ids, JobState.FAILED, cause, message, "scheduler")
 
 

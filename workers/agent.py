@@ -30,6 +30,7 @@ from workers.artifact_store import ArtifactStore
 from workers.consumer import Registration
 from workers.control import Control
 from workers.courier import Courier
+from workers.forgetting import Forgetting
 from workers.gpus import GpuProvider
 from workers.heartbeat import Heartbeat
 from workers.journal import Journal
@@ -115,7 +116,7 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
         task_events=True,
     )
     worker.node = node
-    parts = (node.reporter, node.courier, heartbeat, control)
+    parts = (node.reporter, node.courier, heartbeat, control, Forgetting(node))
     for part in parts:
         part.start()
     try:

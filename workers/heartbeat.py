@@ -17,7 +17,6 @@ log = logging.getLogger(__name__)
 _READING_SECONDS = 2.0
 _TELLING_SECONDS = 1.0
 _TEXT_TTL_SECONDS = 60
-_FORGET_SECONDS = 3600.0
 
 #: One round trip; the time is the server's, so the clocks of two machines are never compared.
 _BEAT = """
@@ -39,7 +38,6 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cyxwiz-heartbeat", daemon=True)
         self._next_reading = 0.0
-        self._next_forgetting = 0.0
         self._next_telling = 0.0
         self._number = 0
         self._told: tuple[int, ...] = ()
@@ -69,7 +67,6 @@ class Heartbeat:
                 if silent_since is not None:
                     log.info("heartbeat: Redis is back after %.1f s", started_at - silent_since)
                     silent_since = None
-                self._forget_old_attempts(started_at)
             except redis.RedisError as error:
                 if silent_since is None:
                     log.warning("heartbeat: Redis is away: %s", error)
@@ -93,8 +90,3 @@ class Heartbeat:
             return ""
         self._told, self._next_telling, self._number = tokens, now + _TELLING_SECONDS, self._number + 1
         return Running(incarnation=self._node.incarnation, number=self._number, tokens=tokens).model_dump_json()
-
-    def _forget_old_attempts(self, now: float) -> None:
-        if now >= self._next_forgetting:
-            self._next_forgetting = now + _FORGET_SECONDS
-            self._node.folder.forget_attempts(self._node.settings.result_ttl_seconds)

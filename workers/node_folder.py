@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,12 +41,13 @@ class NodeFolder:
         """The folder of one attempt, which its process makes, or its log."""
         return self.path / "attempts" / str(token)
 
-    def forget_attempts(self, older_than_seconds: float) -> int:
-        """Remove folders of attempts that ended so long ago; returns how many."""
+    def forget_attempts(self, older_than_seconds: float, keep: Collection[int] = ()) -> int:
+        """Remove folders of attempts that have not changed for so long, except of those in `keep`; returns how many."""
         limit, removed = time.time() - older_than_seconds, 0
+        kept = {str(token) for token in keep}
         for folder in (self.path / "attempts").iterdir():
             with suppress(FileNotFoundError):
-                if folder.stat().st_mtime < limit:
+                if folder.name not in kept and folder.stat().st_mtime < limit:
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
         return removed

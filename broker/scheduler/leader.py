@@ -23,7 +23,7 @@ import redis
 from celery import Celery
 from sqlalchemy import Connection, Engine
 
-from broker.scheduler import accepting, commands, placing, reports, unblocking
+from broker.scheduler import accepting, commands, placing, preempting, reports, unblocking
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
@@ -163,6 +163,7 @@ class Leader:
         with self.engine.begin() as tx:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)
+            preempting.restore(tx, self.memory, self.settings)
             failpoints.hit("scheduler.loading")
         # What was loaded stays, and is no garbage: a million waiting jobs would be looked through again and again.
         gc.freeze()

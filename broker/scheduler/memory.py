@@ -121,6 +121,8 @@ class Memory:
             if job.expires_in_seconds is not None:
                 heappush(self._expiries, now + job.expires_in_seconds)
             self.deadlines.expect(job.id, job.deadline_in_seconds)
+        for held in jobs.held(tx):
+            self.deadlines.expect(held.id, held.deadline_in_seconds)
 
     def _restore(self, attempt: attempts.Live) -> None:
         resources = tightened(Resources.parse(attempt.resources), attempt.learned)

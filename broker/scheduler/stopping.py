@@ -11,6 +11,7 @@ import time
 from broker.scheduler.memory import Live
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol import Stop
+from cyxwiz_tasks.settings import Settings
 
 #: after the grace period, a node needs so long to end a process tree and to say so
 _PATIENCE_SECONDS = 5.0
@@ -25,8 +26,13 @@ def cancel(turn: Turn, job_id: str, live: Live) -> None:
 def preempt(turn: Turn, job_id: str, live: Live, reason: str) -> None:
     """Tell an attempt's node that it must give its place back, unless it was told to end before."""
     if live.stop is None:
-        grace = turn.settings.preempt_grace_seconds
-        _say(turn, live, Stop(job=job_id, token=live.token, outcome="preempted", grace_seconds=grace, reason=reason))
+        _say(turn, live, preemption(job_id, live, reason, turn.settings))
+
+
+def preemption(job_id: str, live: Live, reason: str, settings: Settings) -> Stop:
+    """What a node is told of an attempt that must give its place back."""
+    grace = settings.preempt_grace_seconds
+    return Stop(job=job_id, token=live.token, outcome="preempted", grace_seconds=grace, reason=reason)
 
 
 def is_overdue(live: Live) -> bool:

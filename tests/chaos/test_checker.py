@@ -188,6 +188,24 @@ def test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name: str,
     assert found, verdict.violations
 
 
+def _chained(first: str, last: str) -> str:
+    frames = 'Traceback (most recent call last):\n  File "a.py", line 1\n'
+    return f"{frames}{first}\n\nDuring handling of the above exception, another exception occurred:\n\n{frames}{last}\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "word"),
+    [
+        ("ValueError: of a job", "redis.exceptions.ConnectionError: gone", "pass"),
+        ("redis.exceptions.ConnectionError: gone", "KeyError: 1", "fail"),
+    ],
+)
+def test_of_chained_tracebacks_the_last_one_says_what_nobody_handled(first: str, last: str, word: str):
+    history = good()
+    history.logs["node0"] = _chained(first, last)
+    assert judge(history).word == word
+
+
 def test_every_invariant_is_tested():
     assert {name.split()[0] for name in INVARIANTS} == {name for name, _ in SPOILT}
 

@@ -32,6 +32,8 @@ USER_CODE = Path(__file__).with_name("user_code")
 RESULTS = Path("zombies-results.json")
 #: short, so that a thousand zombies take minutes
 TIMES = {"CYXWIZ_LEASE_SECONDS": "1.5", "CYXWIZ_SUSPECT_AFTER_SECONDS": "0.7"}
+#: a node that is lost in round after round would rightly be put away for longer and longer
+UNTIRING = {"CYXWIZ_QUARANTINE_FAULTS": "1000000"}
 
 _LOST = "SELECT count(*) FROM attempts WHERE state = 'lost'"
 #: whatever was written under the token of a lost attempt after it was lost
@@ -112,7 +114,7 @@ def _laboratory() -> Iterator[tuple[Client, Engine, ServiceProcess, dict[str, Se
         home = os.environ["CYXWIZ_HOME"]
         url = json.loads((Path(home) / "stack.json").read_text())["database_url"]
         engine = make_engine(url, "zombies")
-        environment = TIMES | {"CYXWIZ_HOME": home, "CYXWIZ_BROKER_URL": client.broker_url}
+        environment = TIMES | UNTIRING | {"CYXWIZ_HOME": home, "CYXWIZ_BROKER_URL": client.broker_url}
         scheduler = ServiceProcess(
             "scheduler", ["scheduler"], environment | {"CYXWIZ_DATABASE_URL": url}, Path(folder), "leading"
         )

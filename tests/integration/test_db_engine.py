@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import pytest
@@ -30,6 +31,15 @@ def test_a_lost_connection_is_replaced(engine):
 
     assert with_retries(engine, work) == 7
     assert len(runs) == 3
+
+
+def test_a_server_that_takes_connections_and_never_answers_is_unavailable():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"postgresql://postgres@127.0.0.1:{mute.getsockname()[1]}/postgres"
+        engine = make_engine(url, "test", connect_timeout_seconds=2)  # libpq knows no shorter one
+        with pytest.raises(ServerUnavailable, match="timeout"):
+            with_retries(engine, lambda tx: tx.scalar(text("SELECT 7")), patience_seconds=0.1)
+        engine.dispose()
 
 
 def test_a_pool_of_dead_connections_is_replaced(engine):

@@ -60,7 +60,7 @@ OPERATIONS: dict[str, tuple[Operation, dict[str, str]]] = {
     "expire": (lambda record, id, place: record.do(jobs.expire, record.epoch), {"pending": "cancelled"}),
     "fail waiting": (
         lambda record, id, place: record.do(jobs.fail_waiting, record.epoch, [id], Cause.ERROR, "no node has so much"),
-        {"pending": "failed"},
+        {"pending": "failed", "held": "failed"},
     ),
     "hold": (
         lambda record, id, place: record.do(jobs.hold, record.epoch, [id], Cause.CRASHED, "crashed two nodes"),

@@ -253,6 +253,7 @@ class RecordMachine(RuleBasedStateMachine):
         """What a leader reads when it begins."""
         with fenced(self.connection, self.epoch) as tx, model_fenced(self.tables, self.epoch) as model:
             self._compare(list(jobs.waiting(tx)), list(model_jobs.waiting(model)))
+            self._compare(jobs.held(tx), model_jobs.held(model))
             self._compare(attempts.live(tx), model_attempts.live(model))
             self._compare(attempts.overdue(tx), model_attempts.overdue(model))
             by_id = {node.id: node for node in model_known_nodes.known(model)}

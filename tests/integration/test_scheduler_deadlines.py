@@ -7,6 +7,8 @@ import time
 import pytest
 
 from cyxwiz_tasks.errors import JobCancelled, JobFailed
+from cyxwiz_tasks.states import Cause
+from db import jobs
 from tests.integration.waiting import until
 
 
@@ -74,18 +76,25 @@ def test_an_overdue_job_that_comes_back_to_the_queue_fails(plane):
         assert job["cause"] == "deadline"
 
 
-def test_a_held_job_fails_when_it_is_released_past_its_deadline(plane):
-    from db import jobs
-
+@pytest.mark.parametrize("leaders", [1, 2])
+def test_the_deadline_ends_a_job_that_is_held_and_its_story_stays(plane, leaders):
     with plane.scheduler():
-        job_id = plane.submit(deadline=0.6)
+        handle = plane.client.submit(plane.signature(1), deadline=1.5)
         with plane.engine.begin() as tx:
-            jobs.hold(tx, 1, [job_id], "crashed", "for this test")
-        other = plane.submit(2, deadline=0.6)
-        plane.wait_for(other, "failed")
-        assert plane.job(job_id)["state"] == "held"
-        plane.client.release(job_id)
-        assert plane.wait_for(job_id, "failed")["cause"] == "deadline"
+            jobs.hold(tx, 1, [handle.id], Cause.CRASHED, "it crashed three times")
+        if leaders == 1:
+            ended_while_held(plane, handle)
+    if leaders == 2:
+        assert plane.job(handle.id)["state"] == "held"
+        with plane.scheduler():
+            ended_while_held(plane, handle)
+
+
+def ended_while_held(plane, handle):
+    with pytest.raises(JobFailed, match=r"deadline.* crashed three times"):
+        handle.result(timeout=5)
+    assert plane.causes(handle.id) == [("pending", None), ("held", "crashed"), ("failed", "deadline")]
+    assert "it crashed three times" in plane.job(handle.id)["message"]
 
 
 def test_a_job_that_does_not_start_by_its_time_is_cancelled(plane):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.control_plane import ControlPlane
+from tests.integration.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,32 @@ def test_a_critical_job_that_is_cancelled_keeps_nothing(plane):
         plane.client.cancel(urgent)
         assert node.take()[0].job == small
         assert node.end(second, "preempted").committed
+
+
+def test_the_next_leader_knows_who_was_asked_to_leave_for_whom(plane):
+    with plane.scheduler():
+        one = plane.node("one", slots=1)
+        plane.submit(1)
+        kept, _ = one.take()
+        two = plane.node("two", slots=1)
+        plane.submit(2)
+        victim, _ = two.take()
+        two.start(victim)
+        urgent = plane.submit(3, priority="critical")
+        assert two.told().token == victim.token
+        two.silence()
+    with plane.scheduler():
+        until(lambda: next(row["state"] for row in plane.client.nodes() if row["name"] == "one") == "up")
+        for _ in range(20):
+            plane.client.why(urgent)
+        assert plane.redis.llen(f"cyxwiz.control.{one.id}") == 0, "a second victim was asked for the same job"
+        two.tokens = (victim.token,)
+        two.beat()
+        again = two.told()
+        assert (again.token, again.outcome) == (victim.token, "preempted"), "it may not have heard it"
+        assert two.end(victim, "preempted", cause="preempted").committed
+        assert two.run().job == urgent
+        assert one.end(kept).committed
 
 
 def test_nobody_is_preempted_for_nothing(plane):

@@ -25,16 +25,8 @@ WALL_SECONDS, MONOTONIC_SECONDS = 1_800_000_000.0, 1000.0
 #: Redis took a part of a pipeline, as one that is full does
 _EXPECTED_ERRORS = ("event=redis_refused",)
 _TWINS = (
-    "jobs",
-    "attempts",
-    "nodes",
-    "known_nodes",
-    "metrics",
-    "outcomes",
-    "job_pages",
-    "retention",
-    "dependencies",
-    "usage",
+    *("jobs", "attempts", "nodes", "known_nodes", "metrics", "outcomes", "job_pages", "retention"),
+    *("dependencies", "preemptions", "usage"),
 )
 
 

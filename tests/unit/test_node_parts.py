@@ -150,6 +150,7 @@ def test_old_attempts_are_forgotten(tmp_path):
     made = folder.attempt_path(5)
     made.mkdir()
     assert folder.forget_attempts(older_than_seconds=60) == 0
+    assert folder.forget_attempts(older_than_seconds=-1, keep=[5]) == 0
     assert folder.forget_attempts(older_than_seconds=-1) == 1
     assert not made.exists()
     folder.close()

@@ -1,4 +1,4 @@
-"""Jobs past their deadline: those that wait fail at once, those that run are ended by their node.
+"""Jobs past their deadline: those that wait or are held fail at once, those that run are ended by their node.
 
 The node knows the deadline and reports so. One that does not, because it is cut off or hangs, is told to stop, and its
 attempt is taken back.
@@ -7,10 +7,12 @@ attempt is taken back.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import ClassVar
 
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import finish, lose
+from broker.scheduler.turn import Turn
 from cyxwiz_tasks.states import Cause, JobState
 from db import jobs
 
@@ -33,12 +35,23 @@ class OverdueJobs(Duty):
         if not waiting and not stuck:
             return {}
         with self.leader.turn() as turn:
-            failed = jobs.fail_waiting(turn.tx, turn.epoch, waiting, Cause.DEADLINE, _MESSAGE)
-            for job_id in failed:
-                memory.stop_waiting(job_id)
-                finish(turn, job_id, JobState.FAILED, Cause.DEADLINE, _MESSAGE)
-            for job_id in waiting:
-                # One that is held is for a person to judge: it fails when it is released.
-                memory.deadlines.forget(job_id)
+            failed = self._fail(turn, waiting)
             taken = lose(turn, stuck, Cause.DEADLINE, _MESSAGE, stop=True)
-        return {"failed": len(failed), "taken_back": taken}
+        return {"failed": failed, "taken_back": taken}
+
+    def _fail(self, turn: Turn, job_ids: list[str]) -> int:
+        """End jobs that no node runs; how many there were."""
+        stories = {held.id: held.story for held in jobs.held(turn.tx, job_ids)}
+        alike: dict[str, list[str]] = defaultdict(list)
+        for job_id in job_ids:
+            story = stories.get(job_id)
+            alike[f"{_MESSAGE}. Its story until then: {story}" if story else _MESSAGE].append(job_id)
+        failed = 0
+        for message, ids in alike.items():
+            for job_id in jobs.fail_waiting(turn.tx, turn.epoch, ids, Cause.DEADLINE, message):
+                turn.memory.stop_waiting(job_id)
+                finish(turn, job_id, JobState.FAILED, Cause.DEADLINE, message)
+                failed += 1
+        for job_id in job_ids:
+            turn.memory.deadlines.forget(job_id)
+        return failed

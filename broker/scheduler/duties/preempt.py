@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from itertools import takewhile
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from broker.scheduler import stopping
+from broker.scheduler import preempting
 from broker.scheduler.admission import Admission
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.demand import demand_of
 from broker.scheduler.duties.duty import Duty
-from broker.scheduler.log_lines import line
 from broker.scheduler.node import Node
 from broker.scheduler.preemption import Clearing, Holder, Wanted, choose
 from cyxwiz_tasks.conditions import Applicant
@@ -24,8 +22,6 @@ from db.models import NodeState
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
-
-log = logging.getLogger(__name__)
 
 #: jobs for which one run clears places, and nodes that it looks at for each: what it costs has a limit
 _JOBS, _NODES = 8, 128
@@ -52,14 +48,8 @@ class Preempt(Duty):
         victims = 0
         with self.leader.turn() as turn:
             for waiting, clearing in clearings:
-                reason = f"its place is needed by job {waiting.job_id}, whose priority is {waiting.priority}"
-                for job_id in clearing.victims:
-                    stopping.preempt(turn, job_id, memory.live[job_id], reason)
-                memory.claims.add(waiting.job_id, clearing)
+                preempting.clear(turn, waiting, clearing)
                 victims += len(clearing.victims)
-                log.info(
-                    line("preempting", job=waiting.job_id, node=clearing.node_id, victims=",".join(clearing.victims))
-                )
         return {"jobs": len(clearings), "victims": victims}
 
     def _clearings(self) -> list[tuple[Waiting, Clearing]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from tests.chaos.history import ENDED, History
@@ -23,6 +24,11 @@ WORK = (
     "cyxwiz.unacked",
 )
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n((?:[ \t].*\n|\n)*)(\S.*)?")
+#: between two tracebacks: they tell of one error, the last one, and of what came before it
+_CHAINED = re.compile(
+    r"(?:The above exception was the direct cause of the following exception"
+    r"|During handling of the above exception, another exception occurred):\s*$"
+)
 _UNHANDLED = re.compile(r".*(?:was never retrieved|Exception ignored in|Exception in thread).*")
 
 
@@ -64,7 +70,10 @@ def no_secrets(history: History) -> Iterator[str]:
 def no_tracebacks(history: History) -> Iterator[str]:
     allowed = [re.compile(line) for line in ALLOWED.read_text().splitlines() if line and not line.startswith("#")]
     for name, text in history.logs.items():
-        for found in _TRACEBACK.finditer(text):
+        tracebacks = list(_TRACEBACK.finditer(text))
+        for found, following in zip_longest(tracebacks, tracebacks[1:]):
+            if following is not None and _CHAINED.search(text, found.end(), following.start()):
+                continue
             error, where = found[2] or "(cut off)", _last_place(found[1])
             if not any(pattern.search(error) for pattern in allowed):
                 yield f"{name}: {error[:200]} at {where}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, Cause, JobState
-from db.jobs import EXPIRED_MESSAGE, Accepted, CancelOutcome, NewJob, StoredMessage, Waiting
+from db.jobs import EXPIRED_MESSAGE, Accepted, CancelOutcome, Held, NewJob, StoredMessage, Waiting
 from db.moves import sources, waiting_sources
 from db.reports import known_id
 from tests.simulation.memory_db.tables import JobRow, Tx
@@ -75,6 +75,12 @@ def waiting(tx: Tx, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
             row.deadline_at - tx.now if row.deadline_at is not None else None,
             row.cause,
         )
+
+
+def held(tx: Tx, ids: Sequence[str] | None = None) -> list[Held]:
+    rows = (row for id, row in tx.tables.jobs.items() if row.state == "held" and (ids is None or id in ids))
+    found = [Held(row.id, row.message, row.deadline_at - tx.now) for row in rows if row.deadline_at is not None]
+    return sorted(found)
 
 
 def messages(tx: Tx, ids: Sequence[str]) -> dict[str, StoredMessage]:

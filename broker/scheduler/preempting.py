@@ -1,0 +1,65 @@
+"""Attempts are asked to leave for a job that is more urgent, and the next leader knows of it by the record."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+
+import numpy as np
+from sqlalchemy import Connection
+
+from broker.scheduler import stopping
+from broker.scheduler.admission import Admission
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.demand import demand_of
+from broker.scheduler.log_lines import line
+from broker.scheduler.memory import Memory
+from broker.scheduler.node import Node
+from broker.scheduler.preemption import Clearing, Wanted
+from broker.scheduler.turn import Turn
+from cyxwiz_tasks.settings import Settings
+from db import preemptions
+from db.preemptions import Preemption
+
+log = logging.getLogger(__name__)
+
+
+def clear(turn: Turn, waiting: Waiting, clearing: Clearing) -> None:
+    """Ask the victims to leave, and keep what they give back for the job that waits."""
+    live = turn.memory.live
+    reason = f"its place is needed by job {waiting.job_id}, whose priority is {waiting.priority}"
+    for job_id in clearing.victims:
+        stopping.preempt(turn, job_id, live[job_id], reason)
+    noted = [Preemption(job_id, live[job_id].token, waiting.job_id) for job_id in clearing.victims]
+    if noted:
+        preemptions.note(turn.tx, turn.epoch, noted)
+    turn.memory.claims.add(waiting.job_id, clearing)
+    log.info(line("preempting", job=waiting.job_id, node=clearing.node_id, victims=",".join(clearing.victims)))
+
+
+def restore(tx: Connection, memory: Memory, settings: Settings) -> None:
+    """Know again who was asked to leave for whom: nobody else is asked for the same job.
+
+    Whoever was asked is asked once more, since the last leader may have died before it said it. What victims gave back
+    before, of a place of several, is not kept any more.
+    """
+    awaited: dict[str, list[str]] = defaultdict(list)
+    for asked in preemptions.under_way(tx):
+        live = memory.of_token(asked.job_id, asked.token)
+        if live is not None and not live.must_end:
+            reason = f"its place is needed by job {asked.claimant}"
+            live.stop, live.stop_said_at = stopping.preemption(asked.job_id, live, reason, settings), -math.inf
+        if live is not None:
+            awaited[asked.claimant].append(asked.job_id)
+    for claimant, victims in awaited.items():
+        waiting, node = memory.backlog.find(claimant), memory.cluster.node_of(victims[0])
+        if waiting is not None and node is not None:
+            wanted = _wanted(memory, waiting, node)
+            memory.claims.add(claimant, Clearing(node.node_id, wanted, (), frozenset(victims)))
+
+
+def _wanted(memory: Memory, waiting: Waiting, node: Node) -> Wanted:
+    rows = np.array([node.row], np.int32)
+    admitted = Admission(waiting.resources).gpus(memory.cluster.columns, rows)
+    return Wanted(demand_of(waiting.resources), tuple(admitted[0].nonzero()[0].tolist()))

@@ -1,0 +1,46 @@
+"""Nothing waits for folders that are being removed."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
+
+from tests.integration.waiting import until
+from workers.forgetting import Forgetting
+from workers.heartbeat import Heartbeat
+
+
+class SlowFolder:
+    """Stands still in the middle of a big folder."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.kept: tuple[int, ...] = ()
+
+    def forget_attempts(self, older_than_seconds: float, keep: tuple[int, ...] = ()) -> int:
+        self.kept = keep
+        self.reached.set()
+        assert self.go_on.wait(10)
+        return 1
+
+
+def test_a_node_beats_and_stops_while_it_removes_a_big_folder():
+    beats: list[Any] = []
+    folder = SlowFolder()
+    registered = threading.Event()
+    registered.set()
+    settings = SimpleNamespace(result_ttl_seconds=60, heartbeat_seconds=0.01)
+    node: Any = SimpleNamespace(id="n", incarnation="i", folder=folder, settings=settings, registered=registered)
+    node.link, node.open_tokens = SimpleNamespace(), lambda: (7,)
+    telemetry: Any = SimpleNamespace(read=lambda: SimpleNamespace(model_dump_json=lambda: "{}"))
+    client: Any = SimpleNamespace(register_script=lambda _: lambda **given: beats.append(given) or (1, 0))
+    forgetting, heartbeat = Forgetting(node), Heartbeat(cast(Any, node), client, telemetry)
+    forgetting.start()
+    heartbeat.start()
+    assert folder.reached.wait(10)
+    until(lambda: len(beats) > 3)
+    heartbeat.stop()
+    forgetting.stop()
+    folder.go_on.set()
+    assert folder.kept == (7,), "what runs has a folder, however old"
