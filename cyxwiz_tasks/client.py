@@ -21,7 +21,7 @@ from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import os_user, parse_priority, parse_seconds
-from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Release, Undrain, Why, reply_key
+from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Release, SetLimits, Undrain, Usage, Why, reply_key
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
@@ -164,6 +164,17 @@ class Client:
     def undrain(self, node: str) -> dict[str, Any]:
         """Let a node take work again that was drained or is in quarantine. Raises NotFound, InvalidSettings."""
         return dict(self.requests.command(Undrain(node=node)))
+
+    def usage(self) -> list[dict[str, Any]]:
+        """What each project and each owner has of the cluster, those who had most first."""
+        return list(self.requests.command(Usage()))
+
+    def set_limits(self, owner: str, **changes: float | None) -> dict[str, Any]:
+        """Change what an owner may have: running, waiting, per_minute (None: without a limit), weight. Returns all.
+
+        Raises InvalidSettings.
+        """
+        return dict(self.requests.command(SetLimits(owner=owner, changes=changes)))
 
     def events(self, id: str) -> list[dict[str, Any]]:
         """Every change of a job's state, oldest first. Raises NotFound."""

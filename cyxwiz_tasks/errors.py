@@ -45,6 +45,10 @@ class JobRefused(CyxwizError):
     """The scheduler refused this job."""
 
 
+class LimitReached(CyxwizError):
+    """The owner of this job has as many as he may have."""
+
+
 class SchedulerUnavailable(CyxwizError):
     """No scheduler answered in time: see that `cyxwiz up` or `cyxwiz scheduler` runs. The job may still be accepted."""
 

@@ -349,7 +349,23 @@ class Undrain(Message):
     reply_to: str | None = None
 
 
-Command = Annotated[Cancel | Why | Release | Drain | Undrain, Field(discriminator="kind")]
+class SetLimits(Message):
+    """What an owner may have from now on: weight, running, waiting, per_minute; None: without a limit."""
+
+    kind: Literal["set_limits"] = "set_limits"
+    owner: str
+    changes: dict[str, float | None]
+    reply_to: str | None = None
+
+
+class Usage(Message):
+    """Who has how much of the cluster?"""
+
+    kind: Literal["usage"] = "usage"
+    reply_to: str | None = None
+
+
+Command = Annotated[Cancel | Why | Release | Drain | Undrain | SetLimits | Usage, Field(discriminator="kind")]
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 
 

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
 
     #: who has had how much of the cluster decides whose turn it is: after so long, what was held counts half
     fair_share_half_life_seconds: float = Field(default=24 * 3600.0, gt=0)
+    #: for each owner who has none of his own (`cyxwiz limit`): jobs that run, jobs that wait, submissions a minute
+    owner_running_limit: int | None = Field(default=None, ge=0)
+    owner_waiting_limit: int | None = Field(default=None, ge=0)
+    owner_submissions_per_minute: float | None = Field(default=None, gt=0)
 
     #: where a node keeps checkpoints and artifacts besides its own disk, for attempts on other nodes: an fsspec address
     artifact_store: str | None = None

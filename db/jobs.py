@@ -260,6 +260,14 @@ def accept(tx: Connection, epoch: int, jobs: Sequence[NewJob]) -> list[Accepted]
     return [answer for answer in answers if answer is not None]
 
 
+def recorded(tx: Connection, jobs: Sequence[NewJob]) -> set[str]:
+    """The ids of those of these that the record knows already, by their id or their idempotency key."""
+    if not jobs:
+        return set()
+    rows = f"[{','.join(job.row for job in jobs)}]"
+    return {jobs[row.ordinality - 1].id for row in tx.execute(_KNOWN, {"rows": rows})}
+
+
 _WAITING = text(
     """
     SELECT id::text AS id, seq, task, name, owner, project, priority, resources, shape, learned, attempts,

@@ -241,6 +241,8 @@ class Attempt(Base):
             postgresql_where=text("state IN ('assigned', 'running')"),
         ),
         Index("ix_attempts_live_node", "node_id", postgresql_where=text("state IN ('assigned', 'running')")),
+        # Attempts end more or less in the order in which they stand in the table: this index costs next to nothing.
+        Index("ix_attempts_ended_at", "ended_at", postgresql_using="brin"),
         # Renewed leases are updates in place: room on the page keeps them off the indexes.
         {"postgresql_with": {"fillfactor": 80}},
     )
@@ -267,6 +269,24 @@ class Attempt(Base):
     ended_at: Mapped[datetime | None]
     lease_until: Mapped[datetime]
     scores: Mapped[dict[str, Any] | None]
+
+
+class OwnerLimit(Base):
+    """What one owner may have, where that differs from what the settings say of all."""
+
+    __tablename__ = "owner_limits"
+    __table_args__ = (
+        CheckConstraint("weight > 0", name="weight"),
+        CheckConstraint("running >= 0 AND waiting >= 0 AND per_minute > 0", name="limits"),
+    )
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    #: his part of what owners share, in proportion
+    weight: Mapped[float] = mapped_column(Double)
+    #: jobs that run, jobs that wait, submissions a minute; none: as many as he likes
+    running: Mapped[int | None] = mapped_column(Integer)
+    waiting: Mapped[int | None] = mapped_column(Integer)
+    per_minute: Mapped[float | None] = mapped_column(Double)
 
 
 class Event(Base):

@@ -54,6 +54,7 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
             good.append(prepared)
     if any(arrival.header.after for arrival, _ in good):
         good = _after_known_jobs(turn, batch.source, good)
+    good = _within_limits(turn, batch.source, good)
     answers = jobs.accept(turn.tx, turn.epoch, [job for _, job in good])
     submissions = [Submission(arrival, answer) for (arrival, _), answer in zip(good, answers, strict=True)]
     for submission in submissions:
@@ -64,6 +65,22 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
     unblocking.record(turn, [submission.arrival for submission in submissions if submission.answer.created])
     turn.counts["accepted"] += sum(answer.created for answer in answers)
     return submissions
+
+
+def _within_limits(turn: Turn, source: str, given: list[tuple[Arrival, NewJob]]) -> list[tuple[Arrival, NewJob]]:
+    """Those that their owners may still submit, and such as are known already. Refuses others."""
+    refusals = turn.memory.too_many([job.owner for _, job in given])
+    if not refusals:
+        return given
+    known = jobs.recorded(turn.tx, [given[at][1] for at in refusals])
+    good: list[tuple[Arrival, NewJob]] = []
+    for at, (arrival, job) in enumerate(given):
+        if at in refusals and job.id not in known:
+            refused = Refused(refusals[at], arrival.id, arrival.header.reply_to)
+            _refuse(turn, source, arrival.envelope.encode("utf-8", "surrogatepass"), refused)
+        else:
+            good.append((arrival, job))
+    return good
 
 
 def _after_known_jobs(turn: Turn, source: str, jobs: list[tuple[Arrival, NewJob]]) -> list[tuple[Arrival, NewJob]]:

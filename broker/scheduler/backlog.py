@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.branch import Branch, Place
-from broker.scheduler.fair_share import Account, FairShare, Taken, Totals
+from broker.scheduler.fair_share import Account, FairShare, Person, Taken, Totals
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -240,14 +240,31 @@ class Backlog:
         """A job holds a place: its owner and project have had more than before."""
         account = self.shares.account(waiting.project, waiting.owner)
         self.shares.take(waiting.job_id, account, taken)
+        person = account.person
+        if person is not None and person.running == person.running_limit:
+            self.reconsider(person)
         if self._contested:
             self._reorder(account)
 
     def discharge(self, job_id: str) -> None:
         """A job holds no place any more, if it held one."""
         account = self.shares.release(job_id)
-        if account is not None and self._contested:
+        if account is None:
+            return
+        if account.person is not None and account.person.running_limit is not None:
+            self.reconsider(account.person)
+        if self._contested:
             self._reorder(account)
+
+    def reconsider(self, person: Person) -> None:
+        """An owner may have reached his limit on running jobs, or not any more."""
+        for account in person.accounts:
+            for branch in self._branches.get(account, ()):
+                branch.changed()
+
+    def waiting_of(self, owner: str) -> int:
+        """How many of an owner's jobs wait, in all projects."""
+        return sum(len(queue) for queue in self._queues.values() if queue.owner == owner)
 
     def settle(self, now: float, totals: Totals) -> None:
         """Let time pass for all accounts: `FairShare.settle`."""

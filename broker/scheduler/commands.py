@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from broker.scheduler import draining, explaining, releasing, stopping
+from broker.scheduler import draining, explaining, releasing, sharing, stopping
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import Cancel, Drain, Release, Reply, Undrain, Why
+from cyxwiz_tasks.protocol import Cancel, Drain, Release, Reply, SetLimits, Undrain, Usage, Why
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import jobs
 
 log = logging.getLogger(__name__)
 
-_Command = Cancel | Why | Release | Drain | Undrain | Revoke
+_Command = Cancel | Why | Release | Drain | Undrain | SetLimits | Usage | Revoke
 _COMMAND: TypeAdapter[_Command] = TypeAdapter(Annotated[_Command, Field(discriminator="kind")])
 
 
@@ -52,20 +52,30 @@ def answer(turn: Turn, question: Why) -> None:
     turn.outbox.reply(question.reply_to, reply)
 
 
-def _done(turn: Turn, command: Cancel | Release | Drain | Undrain) -> Reply:
+def _done(turn: Turn, command: Cancel | Release | Drain | Undrain | SetLimits | Usage) -> Reply:
     try:
-        match command:
-            case Cancel():
-                return Reply(value={"state": cancel(turn, command.job, command.reason)})
-            case Release():
-                releasing.release(turn, command.job)
-                return Reply(value={"state": ACCEPTED})
-            case Drain():
-                return Reply(value=draining.drain(turn, command))
-            case Undrain():
-                return Reply(value=draining.undrain(turn, command))
+        return Reply(value=_value(turn, command))
     except CyxwizError as error:
         return _refusal(error)
+
+
+def _value(turn: Turn, command: Cancel | Release | Drain | Undrain | SetLimits | Usage) -> Any:
+    value: Any
+    match command:
+        case Cancel():
+            value = {"state": cancel(turn, command.job, command.reason)}
+        case Release():
+            releasing.release(turn, command.job)
+            value = {"state": ACCEPTED}
+        case Drain():
+            value = draining.drain(turn, command)
+        case Undrain():
+            value = draining.undrain(turn, command)
+        case SetLimits():
+            value = sharing.set_limits(turn, command)
+        case Usage():
+            value = sharing.usage(turn)
+    return value
 
 
 def _revoke(turn: Turn, job_id: str, terminate: bool) -> None:

@@ -91,6 +91,8 @@ class Explanation(BaseModel):
     ahead_by_share: list[Share] = Field(default_factory=list)
     #: what its own project and owner have, if others come first for having less
     own_shares: list[Share] = Field(default_factory=list)
+    #: how many jobs its owner may run, if that many run and it is this that holds it back
+    running_limit: int | None = None
     #: for people: what is so, and what would make it fit
     sentences: list[str] = Field(default_factory=list)
 
@@ -131,6 +133,8 @@ def why(
         if refusing := [node for node in cluster if node.capability.accept in refused]:
             do = "does" if len(refusing) == 1 else "do"
             found.sentences.append(f"{_nodes(len(refusing))} {do} not take such a job: {whom_they_take(refusing)}.")
+        if sequence is not None:
+            found.sentences += _sentences_on_limits(found, backlog, owner)
     else:
         found.sentences += _sentences_on_misfit(found, cluster, resources, refused)
     return found
@@ -257,6 +261,18 @@ def _nodes(count: int) -> str:
 
 def _jobs(count: int) -> str:
     return "1 job is" if count == 1 else f"{count} jobs are"
+
+
+def _sentences_on_limits(found: Explanation, backlog: Backlog, owner: str) -> list[str]:
+    person = backlog.shares.person(owner)
+    if not person.is_full:
+        return []
+    found.running_limit = person.running_limit
+    whose = owner or "its owner"
+    return [
+        f"It starts when another job of {whose} ends: {person.running} run, and {person.running_limit} may "
+        f"(`cyxwiz limit {owner} --running N`)."
+    ]
 
 
 def _have(count: int) -> str:

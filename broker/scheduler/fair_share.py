@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from broker.scheduler.demand import Demand
+from broker.scheduler.limits import Limits, OwnerLimits
 
 #: HTCondor's own default. A day: who had the cluster all day lets others go first tomorrow morning, and last week is
 #: forgotten (a hundredth of it is left).
@@ -67,10 +68,25 @@ class _Charge:
         self.jobs = 0
 
 
+class Person:
+    """An owner over all his projects."""
+
+    __slots__ = ("accounts", "running", "running_limit")
+
+    def __init__(self, running_limit: int | None) -> None:
+        self.running, self.running_limit = 0, running_limit
+        self.accounts: list[Account] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many of his jobs run as may."""
+        return self.running_limit is not None and self.running >= self.running_limit
+
+
 class Account:
     """A project, or an owner within one."""
 
-    __slots__ = ("charges", "owner", "parent", "past", "present", "project", "running", "weight")
+    __slots__ = ("charges", "owner", "parent", "past", "person", "present", "project", "running", "weight")
 
     def __init__(self, project: str, owner: str | None, parent: Account | None, weight: float) -> None:
         #: `owner` is None for a project
@@ -79,6 +95,8 @@ class Account:
         #: attempts under way
         self.running = 0
         self.charges: dict[Taken, _Charge] = {}
+        #: None for a project
+        self.person: Person | None = None
 
     @property
     def standing(self) -> float:
@@ -89,11 +107,13 @@ class Account:
 class FairShare:
     """All accounts. What a job holds is charged to its owner and to its project."""
 
-    def __init__(self, half_life_seconds: float = HALF_LIFE_SECONDS) -> None:
+    def __init__(self, half_life_seconds: float = HALF_LIFE_SECONDS, limits: Limits | None = None) -> None:
         self.totals = Totals()
+        self.limits = limits or Limits()
         #: of what is held now, so much later a share of 1/e still counts
         self.mean_life_seconds = half_life_seconds / math.log(2)
         self._accounts: dict[tuple[str, str | None], Account] = {}
+        self._persons: dict[str, Person] = {}
         #: by job
         self._holders: dict[str, _Charge] = {}
         self._settled_at: float | None = None
@@ -106,8 +126,28 @@ class FairShare:
         found = self._accounts.get((project, owner))
         if found is None:
             parent = None if owner is None else self.account(project, None)
-            found = self._accounts[project, owner] = Account(project, owner, parent, 1.0)
+            weight = 1.0 if owner is None else self.limits.of(owner).weight
+            found = self._accounts[project, owner] = Account(project, owner, parent, weight)
+            if owner is not None:
+                found.person = self.person(owner)
+                found.person.accounts.append(found)
         return found
+
+    def person(self, owner: str) -> Person:
+        """An owner over all projects."""
+        found = self._persons.get(owner)
+        if found is None:
+            found = self._persons[owner] = Person(self.limits.of(owner).running)
+        return found
+
+    def set_limits(self, owner: str, limits: OwnerLimits) -> Person:
+        """Other limits and another weight for an owner from now on."""
+        self.limits.set(owner, limits)
+        person = self.person(owner)
+        person.running_limit = limits.running
+        for account in person.accounts:
+            account.weight = limits.weight
+        return person
 
     def share(self, taken: Taken) -> float:
         """The dominant share of the cluster as it is now."""
@@ -124,6 +164,8 @@ class FairShare:
         charge.jobs += 1
         account.running += 1
         account.present += charge.share
+        if account.person is not None:
+            account.person.running += 1
         if account.parent is not None:
             account.parent.running += 1
             account.parent.present += charge.share
@@ -136,6 +178,8 @@ class FairShare:
         charge.jobs -= 1
         if not charge.jobs:
             del charge.account.charges[charge.taken]
+        if charge.account.person is not None:
+            charge.account.person.running -= 1
         account: Account | None = charge.account
         while account is not None:
             account.running -= 1
@@ -176,8 +220,11 @@ class FairShare:
     def forget(self, needed: set[Account]) -> None:
         """Drop accounts that hold nothing and have hardly a past, except those that are needed and their projects."""
         needed |= {account.parent for account in needed if account.parent is not None}
-        self._accounts = {
-            key: account
-            for key, account in self._accounts.items()
-            if account.running or account.past > _FORGOTTEN or account in needed
-        }
+        for key, account in list(self._accounts.items()):
+            if account.running or account.past > _FORGOTTEN or account in needed:
+                continue
+            del self._accounts[key]
+            if account.person is not None and account.owner is not None:
+                account.person.accounts.remove(account)
+                if not account.person.accounts:
+                    del self._persons[account.owner]

@@ -44,6 +44,7 @@ from broker.scheduler.duties.usage import Usage
 from broker.scheduler.failures import is_momentary, is_poison, where
 from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
 from broker.scheduler.keeper import Keeper
+from broker.scheduler.limits import OwnerLimits
 from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import FENCED, Outbox
@@ -363,4 +364,9 @@ def _of(batches: Sequence[Batch], source: str) -> list[bytes]:
 
 
 def _memory(settings: Settings) -> Memory:
-    return Memory(settings.score_weights, settings.placement, settings.fair_share_half_life_seconds)
+    usual = OwnerLimits(
+        running=settings.owner_running_limit,
+        waiting=settings.owner_waiting_limit,
+        per_minute=settings.owner_submissions_per_minute,
+    )
+    return Memory(settings.score_weights, settings.placement, settings.fair_share_half_life_seconds, usual)

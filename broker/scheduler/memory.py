@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heappop, heappush
@@ -24,14 +25,16 @@ from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
 from broker.scheduler.dependencies import Dependencies
 from broker.scheduler.fair_share import HALF_LIFE_SECONDS, FairShare
+from broker.scheduler.limits import Limits, OwnerLimits, too_many_submissions, too_many_waiting
 from broker.scheduler.messages import Arrival
 from broker.scheduler.opening import Opening
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.errors import LimitReached
 from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import attempts, dependencies, jobs, usage
+from db import attempts, dependencies, jobs, limits, usage
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -71,9 +74,10 @@ class Memory:
         weights: tuple[float, float, float, float],
         placement: PlacementPolicy = "balanced",
         half_life_seconds: float = HALF_LIFE_SECONDS,
+        usual_limits: OwnerLimits | None = None,
     ) -> None:
         self.cluster = Cluster(weights, placement)
-        self.shares = FairShare(half_life_seconds)
+        self.shares = FairShare(half_life_seconds, Limits(usual_limits))
         self.backlog = Backlog(self.shares)
         self.placer = Placer(self.cluster, self.backlog)
         self.claims = Claims(self.cluster)
@@ -107,6 +111,8 @@ class Memory:
                 opens_at=opening.of(capability),
             )
             restored.faults, restored.quarantines = node.faults, node.quarantines
+        for own in limits.of_owners(tx):
+            self.shares.limits.set(own.owner, OwnerLimits(own.weight, own.running, own.waiting, own.per_minute))
         self.settle()
         self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
         for attempt in attempts.live(tx):
@@ -210,6 +216,25 @@ class Memory:
         """When (monotonic) the next delayed job is due, or the next one expires or has its deadline."""
         moments = [*(moment for moment, _ in self._due[:1]), *self._expiries[:1], self.deadlines.next_moment]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def too_many(self, owners: Sequence[str]) -> dict[int, LimitReached]:
+        """Of new jobs of these owners, those that exceed a limit, by their place in the list, and why."""
+        refusals: dict[int, LimitReached] = {}
+        now, known = time.monotonic(), self.shares.limits
+        for owner, count in Counter(owners).items():
+            own = known.of(owner)
+            if own.waiting is None and own.per_minute is None:
+                continue
+            mine = [at for at, other in enumerate(owners) if other == owner]
+            if own.waiting is not None:
+                waiting = self.backlog.waiting_of(owner) + sum(job.owner == owner for job in self.delayed.values())
+                allowed = max(0, own.waiting - waiting)
+                refusals |= dict.fromkeys(mine[allowed:], too_many_waiting(owner, own.waiting))
+            if own.per_minute is not None:
+                allowed = int(max(0.0, known.submissions_left(owner, now)))
+                known.count_submissions(owner, min(count, allowed), now)
+                refusals |= dict.fromkeys(mine[allowed:], too_many_submissions(owner, own.per_minute))
+        return refusals
 
     def stop_waiting(self, job_id: str) -> bool:
         """A job waits no longer. False: it did not."""

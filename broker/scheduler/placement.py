@@ -162,7 +162,10 @@ class _Walk:
         return branch  # type: ignore[return-value]
 
     def _find_out(self, branch: Branch) -> None:
-        """Whose shapes wait below: for a branch where that has changed, and those of its children where it has."""
+        """Whose shapes wait below, for a branch where that has changed: none of an owner who may not run more."""
+        if branch.account is not None and branch.account.person is not None and branch.account.person.is_full:
+            branch.shapes = 0
+            return
         shapes = 0
         for child in branch.children.values():
             if child.shapes is None:

@@ -72,6 +72,9 @@ def _is_plain(arrival: Arrival, job: NewJob) -> bool:
 def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:
     """Places for all of them, by job; none if not all find one, or if somebody who waits comes first."""
     new = {arrival.id: waiting_arrival(arrival, _LAST + number) for number, arrival in enumerate(arrivals)}
+    limits = memory.shares.limits
+    if any(limits.of(waiting.owner).per_minute is not None for waiting in new.values()):
+        return {}  # an ordinary turn counts them
     if any(id in memory.live or memory.backlog.waits_for_the_same(waiting) for id, waiting in new.items()):
         return {}
     for waiting in new.values():

@@ -27,6 +27,8 @@ _OWN = {
     "nodes": "nodes",
     "drain": "drain",
     "undrain": "undrain",
+    "usage": "usage",
+    "limit": "limit",
 }
 _ENTRY_POINTS = "cyxwiz.commands"
 
@@ -47,6 +49,10 @@ _SECTIONS = {
         "drain": "Empty a node, for maintenance.",
         "undrain": "Let a node take work again.",
         "worker": "Turn this machine into a node.",
+    },
+    "Sharing": {
+        "usage": "Show who has how much of the cluster.",
+        "limit": "Limit what one owner may have.",
     },
     "Services": {
         "demo": "Train a real model through the queue, from nothing.",

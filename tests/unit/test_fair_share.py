@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.fair_share import FairShare, Totals, dominant_share
+from broker.scheduler.limits import Limits, OwnerLimits
 from broker.scheduler.placement import Placer
 from broker.scheduler.position import ahead_of
 from cyxwiz_tasks.resources import Resources
@@ -164,6 +165,60 @@ def test_who_is_ahead_is_told_by_what_each_has() -> None:
     assert ahead_of(backlog, Priority.NORMAL, 0, "ann").jobs in (4, 5)
     assert ahead_of(backlog, Priority.NORMAL, 100, "bob").jobs == 0
     assert ahead_of(backlog, Priority.NORMAL, 105, "bob").jobs in (6, 7)
+
+
+def test_weights_divide_in_proportion() -> None:
+    backlog = backlog_of(ann=[(f"a{n}", n) for n in range(9)], bob=[(f"b{n}", 100 + n) for n in range(9)])
+    backlog.shares.set_limits("ann", OwnerLimits(weight=2.0))
+    order = []
+    for _ in range(9):
+        job = backlog.pop(next(iter(backlog)))
+        order.append(job.owner)
+        backlog.charge(job, (1, 0, 0, 0))
+    assert (order.count("ann"), order.count("bob")) == (6, 3)
+
+
+@given(
+    jobs=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.booleans()), max_size=30),
+    limit=st.integers(0, 3),
+    ends=st.lists(st.integers(0, 30), max_size=30),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_owner_runs_more_than_he_may_and_nobody_else_waits_for_that(
+    jobs: list[tuple[str, str, bool]], limit: int, ends: list[int]
+) -> None:
+    cluster = Cluster()
+    cluster.upsert_node("a", "a", capability(slots=6, cpus=100), "1")
+    backlog = Backlog(FairShare(HALF_LIFE, Limits(OwnerLimits(running=limit))))
+    placer = Placer(cluster, backlog)
+    backlog.shares.set_limits("c", OwnerLimits())
+    running: list[str] = []
+    for number, (owner, project, large) in enumerate(jobs):
+        wish = Resources(cpus=2 if large else 1)
+        backlog.add(Waiting(f"{owner}{number}", number, wish, Priority.NORMAL, owner, project))
+    for end in [0, *ends]:
+        running += [placement.job_id for placement in placer.place(100)]
+        counts = {owner: sum(job_id[0] == owner for job_id in running) for owner in "abc"}
+        assert max(counts["a"], counts["b"]) <= limit
+        assert {owner: backlog.shares.person(owner).running for owner in "abc"} == counts
+        may = [owner for owner in "abc" if backlog.waiting_of(owner) and (owner == "c" or counts[owner] < limit)]
+        assert not may or len(running) == 6
+        if running:
+            job_id = running.pop(end % len(running))
+            cluster.release(job_id)
+            backlog.discharge(job_id)
+
+
+def test_submissions_are_counted_by_the_minute() -> None:
+    limits = Limits(OwnerLimits(per_minute=6))
+    assert limits.submissions_left("ann", 0.0) == 6
+    limits.count_submissions("ann", 6, 0.0)
+    assert limits.submissions_left("ann", 5.0) < 1
+    assert limits.submissions_left("ann", 10.0) == 1
+    assert limits.submissions_left("ann", 1000.0) == 6
+    assert limits.submissions_left("bob", 10.0) == 6
+    limits.set("bob", OwnerLimits())
+    assert limits.submissions_left("bob", 10.0) > 1e9
 
 
 class Fair:

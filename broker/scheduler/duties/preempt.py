@@ -67,6 +67,8 @@ class Preempt(Duty):
             for job_id, live in memory.live.items()
         }
         for queue in urgent:
+            if queue.account.person is not None and queue.account.person.is_full:
+                continue  # it is no place that it waits for
             nodes: list[tuple[Node, Wanted]] | None = None
             for waiting in queue.first(_JOBS):
                 if len(found) == _JOBS:
