@@ -12,8 +12,10 @@ from cyxwiz_tasks.version import __version__
 
 if TYPE_CHECKING:
     from cyxwiz_tasks import errors
+    from cyxwiz_tasks.array_handle import ArrayHandle
     from cyxwiz_tasks.celery_app import app, install, make_app
     from cyxwiz_tasks.client import Client
+    from cyxwiz_tasks.early_stopping import SuccessiveHalving
     from cyxwiz_tasks.handle import JobHandle
     from cyxwiz_tasks.job_task import JobTask, job
     from cyxwiz_tasks.resources import Resources
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 
 # The decorator's module is `job_task`: a module `job` would take the decorator's place in this package once imported.
 _HOMES = {
+    "ArrayHandle": "array_handle",
     "Client": "client",
     "JobHandle": "handle",
     "JobTask": "job_task",
     "Priority": "states",
     "Resources": "resources",
+    "SuccessiveHalving": "early_stopping",
     "TrainingJob": "training_job",
     "TrainingResult": "training_result",
     "app": "celery_app",
@@ -37,11 +41,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArrayHandle",
     "Client",
     "JobHandle",
     "JobTask",
     "Priority",
     "Resources",
+    "SuccessiveHalving",
     "TrainingJob",
     "TrainingResult",
     "__version__",

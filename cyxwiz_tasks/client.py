@@ -14,19 +14,36 @@ import redis
 from celery import Celery
 from celery.canvas import Signature
 
+from cyxwiz_tasks.array_handle import ArrayHandle
+from cyxwiz_tasks.array_parameters import Parameters, array_of
 from cyxwiz_tasks.broker_connection import connect, reached
 from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import CyxwizError, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import os_user, parse_priority, parse_seconds
-from cyxwiz_tasks.protocol import INBOX, Ack, Acks, Cancel, Drain, Release, SetLimits, Undrain, Usage, Why, reply_key
+from cyxwiz_tasks.job_task import JobTask
+from cyxwiz_tasks.protocol import (
+    INBOX,
+    Ack,
+    Acks,
+    Cancel,
+    CancelArray,
+    Drain,
+    Release,
+    SetLimits,
+    Undrain,
+    Usage,
+    Why,
+    reply_key,
+)
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings
 from cyxwiz_tasks.states import JobState, Priority, celery_state
-from cyxwiz_tasks.submission import Preparation, Submission
+from cyxwiz_tasks.submission import Member, Preparation, Submission
 from cyxwiz_tasks.training_job import TrainingJob
 
 Job: TypeAlias = TrainingJob | Signature
@@ -109,6 +126,37 @@ class Client:
         reply_to = reply_key(new_id()) if wait else None
         prepare = Preparation(self.app, reply_to).prepare
         submissions = [prepare(*job) if isinstance(job, tuple) else prepare(job, {}) for job in jobs]
+        return self._send(submissions, reply_to, timeout)
+
+    def map(
+        self,
+        job: Job | JobTask,
+        parameters: Parameters,
+        *,
+        at_most: int | None = None,
+        early_stopping: SuccessiveHalving | None = None,
+        id: str | None = None,
+        name: str | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> ArrayHandle:
+        """Send one job for each of these parameters, as an array; return once all are recorded.
+
+        `parameters` is a grid, {"learning_rate": [0.1, 0.01], "seed": range(5)}, or a list of dicts: of fields of a
+        TrainingJob, or of arguments of a job's function. The scheduler places `at_most` of them at a time, and
+        ends the worst of them as `early_stopping` says. The same `id` is the same array: sending it again changes
+        nothing. Other options are those of `submit`.
+        Raises InvalidJob that names the field or the parameter.
+        """
+        array, jobs = array_of(job, parameters, at_most, early_stopping, id, name, options)
+        reply_to = reply_key(new_id()) if wait else None
+        prepare = Preparation(self.app, reply_to).prepare
+        submissions = [prepare(one, options | chosen, Member(array, index)) for index, (one, chosen) in enumerate(jobs)]
+        self._send(submissions, reply_to, timeout)
+        return ArrayHandle(self, array.id, array.size, submissions[0].task)
+
+    def _send(self, submissions: list[Submission], reply_to: str | None, timeout: float | None) -> list[JobHandle]:
         with reached(self.broker_url):
             self._push(submissions)
             acks = self._acks(submissions, reply_to, timeout) if reply_to is not None else {}
@@ -132,6 +180,15 @@ class Client:
         """
         return JobHandle(self, parse_id(id))
 
+    def array(self, id: str) -> ArrayHandle:
+        """The handle of an array by its id. Raises NotFound, InvalidJob if the id is no UUID."""
+        record = self.requests.query("array", id=parse_id(id))
+        return ArrayHandle(self, record["id"], record["size"])
+
+    def cancel_array(self, id: str, reason: str = "") -> int:
+        """End what has not ended of an array; of how many jobs that was asked. Raises NotFound."""
+        return int(self.requests.command(CancelArray(array=parse_id(id), reason=reason))["jobs"])
+
     def cancel(self, id: str, reason: str = "") -> Any:
         """End a job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
         return self.requests.command(Cancel(job=parse_id(id), reason=reason))
@@ -145,7 +202,12 @@ class Client:
         return _with_celery_state(self.requests.query("job", timeout, id=parse_id(id)))
 
     def jobs(self, **filters: Any) -> list[dict[str, Any]]:
-        """Records of jobs, newest first. Filters: states (a list), owner, name, node, limit, before (an id)."""
+        """Records of jobs, newest first.
+
+        Filters: states (a list), owner, name, node, limit, before (an id).
+
+        Those of an `array` (its id) come in the order of their indexes, from `after_index` on.
+        """
         return [_with_celery_state(row) for row in self.requests.query("jobs", **filters)]
 
     def nodes(self, **filters: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ _EXAMPLES = 'Write after=handle, after=[first, (second, "any")] or after="JOB_ID
 def parse_after(value: Any) -> tuple[After, ...]:
     """One or several dependencies: a handle or an id, "ID:kind", or a pair of one and a kind.
 
-    Raises InvalidJob that shows the forms.
+    An array is named like a job. Raises InvalidJob that shows the forms.
     """
     several = isinstance(value, list | set | frozenset) or (isinstance(value, tuple) and not _is_pair(value))
     found = dict.fromkeys(_one(item) for item in (value if several else [value]))

@@ -51,7 +51,7 @@ _ID, _ARGUMENTS, _KEYWORDS, _BODY = gap("id"), gap("arguments"), gap("keywords")
 
 
 class Template:
-    """The message of jobs that differ in id and arguments alone, and in the texts that stand at `gaps` in `options`.
+    """The message of jobs that differ in id and arguments alone, and in the values that stand at `gaps` in `options`.
 
     `options` are Celery's, with our header in `headers`.
     """
@@ -91,7 +91,7 @@ class Template:
         self._text = text
 
     def message(
-        self, job_id: str, args: Any, kwargs: Mapping[str, Any], texts: Mapping[str, str] | None = None
+        self, job_id: str, args: Any, kwargs: Mapping[str, Any], texts: Mapping[str, Any] | None = None
     ) -> bytes:
         """The message of one job, for LPUSH to the inbox; `texts` fill the gaps.
 

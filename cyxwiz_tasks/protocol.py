@@ -13,10 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Cause, Priority
 
 VERSION = 1
+
+#: jobs of one array
+ARRAY_LIMIT = 100_000
 
 INBOX = "cyxwiz.inbox"
 REPORTS = "cyxwiz.reports"
@@ -77,12 +81,28 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class After(Message):
-    """A job that must have ended before another one may be placed."""
+#: an id in its usual form
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
-    id: str
-    #: "ok": with a result; "fail": without one, failed or cancelled; "any": in whatever way
-    kind: Literal["ok", "any", "fail"] = "ok"
+
+class After(Message):
+    """A job, or an array of jobs, that must have ended before another one may be placed."""
+
+    id: Uuid
+    #: "ok": with a result; "fail": without one, failed or cancelled; "any": in whatever way; "match": between two
+    #: arrays, each job after the one with its own index there, with a result
+    kind: Literal["ok", "any", "fail", "match"] = "ok"
+
+
+class Array(Message):
+    """What the jobs of one array have in common."""
+
+    id: Uuid
+    name: str | None = None
+    size: Annotated[int, Field(ge=1, le=ARRAY_LIMIT)]
+    #: so many of them are placed at once; None: as many as fit
+    at_most: Annotated[int, Field(ge=1)] | None = None
+    early_stopping: SuccessiveHalving | None = None
 
 
 class JobHeader(Message):
@@ -116,6 +136,9 @@ class JobHeader(Message):
     exclusive: bool = False
     #: what it waits for before it may be placed
     after: tuple[After, ...] = ()
+    #: the array that it belongs to, and its number there, from 0 on
+    array: Array | None = None
+    array_index: Annotated[int, Field(ge=0, lt=ARRAY_LIMIT)] | None = None
     #: where the submitter waits for the scheduler's word, if it does
     reply_to: str | None = None
 
@@ -311,6 +334,15 @@ class Cancel(Message):
     reply_to: str | None = None
 
 
+class CancelArray(Message):
+    """End what has not ended of an array."""
+
+    kind: Literal["cancel_array"] = "cancel_array"
+    array: Uuid
+    reason: str = ""
+    reply_to: str | None = None
+
+
 class Why(Message):
     """Explain where a job stands; with `resources` and no job, a dry run for a job of this owner."""
 
@@ -365,14 +397,16 @@ class Usage(Message):
     reply_to: str | None = None
 
 
-Command = Annotated[Cancel | Why | Release | Drain | Undrain | SetLimits | Usage, Field(discriminator="kind")]
+Command = Annotated[
+    Cancel | CancelArray | Why | Release | Drain | Undrain | SetLimits | Usage, Field(discriminator="kind")
+]
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 
 
 class Query(Message):
     """A question to the record: `name` is one of broker/scheduler/queries.py, `arguments` its keywords."""
 
-    name: Literal["jobs", "job", "nodes", "events", "metrics", "status"]
+    name: Literal["jobs", "job", "array", "nodes", "events", "metrics", "status"]
     arguments: dict[str, Any] = Field(default_factory=dict)
     reply_to: str
 

@@ -17,7 +17,7 @@ from cyxwiz_tasks.envelope import Template, gap
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import JOB_OPTIONS, check_text, fold
-from cyxwiz_tasks.protocol import HEADER, TRAIN_TASK
+from cyxwiz_tasks.protocol import HEADER, TRAIN_TASK, Array
 from cyxwiz_tasks.training_job import TrainingJob
 
 #: Options of one submission, beside Celery's own that a signature may carry.
@@ -25,6 +25,7 @@ SUBMIT_OPTIONS = (*JOB_OPTIONS, "id")
 
 #: Options that differ from job to job where nothing else does.
 _GAPS = {name: gap(name) for name in ("name", "idempotency_key")}
+_INDEX = gap("array_index")
 #: Celery's options that count from the moment of the call.
 _FROM_NOW = {"countdown", "expires"}
 #: Kinds of jobs that one call remembers.
@@ -43,6 +44,14 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A job's place in an array."""
+
+    array: Array
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Kind:
     """What jobs have in common whose task and options are equal, and what they are recognised by."""
 
@@ -51,6 +60,7 @@ class _Kind:
     celerys: dict[str, Any] | None
     ours: dict[str, Any]
     ignore_result: bool
+    array: Array | None
     template: Template
 
 
@@ -61,8 +71,10 @@ class Preparation:
         self.app, self.reply_to = app, reply_to
         self._kinds: deque[_Kind] = deque(maxlen=_KINDS)
 
-    def prepare(self, job: TrainingJob | Signature, options: Mapping[str, Any]) -> Submission:
-        """The message of one job.
+    def prepare(
+        self, job: TrainingJob | Signature, options: Mapping[str, Any], member: Member | None = None
+    ) -> Submission:
+        """The message of one job, perhaps of an array.
 
         Raises InvalidJob that names the field, TypeError where a signature's arguments do not fit its function.
         """
@@ -75,7 +87,7 @@ class Preparation:
             ours["after"] = parse_after(ours["after"])
         given = options.get("id")
         job_id = new_id() if given is None else parse_id(given)
-        texts = {name: check_text(name, ours[name]) for name in _GAPS if name in ours}
+        texts: dict[str, Any] = {name: check_text(name, ours[name]) for name in _GAPS if name in ours}
         if isinstance(job, TrainingJob):
             task, celerys, args, kwargs = TRAIN_TASK, None, (_spec(job),), _NONE
             if job.name is not None:
@@ -89,29 +101,38 @@ class Preparation:
                 f"a {type(job).__name__} is no job",
                 "Pass a TrainingJob, or a signature such as finetune.s(learning_rate=1e-4)",
             )
-        kind = self._kind(task, celerys, ours | {name: _GAPS[name] for name in texts})
+        kind = self._kind(
+            task, celerys, ours | {name: _GAPS[name] for name in texts}, member.array if member is not None else None
+        )
+        if member is not None:
+            texts["array_index"] = member.index
         return Submission(job_id, task, kind.ignore_result, kind.template.message(job_id, args, kwargs, texts))
 
-    def _kind(self, task: str, celerys: dict[str, Any] | None, ours: dict[str, Any]) -> _Kind:
+    def _kind(
+        self, task: str, celerys: dict[str, Any] | None, ours: dict[str, Any], array: Array | None = None
+    ) -> _Kind:
         for known in self._kinds:
-            if known.task == task and known.ours == ours and known.celerys == celerys:
+            if (known.task, known.array, known.ours, known.celerys) == (task, array, ours, celerys):
                 return known
-        folded = self._folded(celerys, ours)
-        template = Template(self.app, task, folded, {name: mark for name, mark in _GAPS.items() if name in ours})
+        folded = self._folded(celerys, ours, array)
+        gaps = {name: mark for name, mark in _GAPS.items() if name in ours}
+        template = Template(self.app, task, folded, gaps if array is None else gaps | {"array_index": _INDEX})
         # Copies: who made the options may change them before the next job.
-        kind = _Kind(task, deepcopy(celerys), deepcopy(ours), bool(folded.get("ignore_result")), template)
+        kind = _Kind(task, deepcopy(celerys), deepcopy(ours), bool(folded.get("ignore_result")), array, template)
         if not any(
             name in _FROM_NOW or isinstance(value, datetime) for name, value in {**(celerys or {}), **ours}.items()
         ):
             self._kinds.appendleft(kind)
         return kind
 
-    def _folded(self, celerys: dict[str, Any] | None, ours: dict[str, Any]) -> dict[str, Any]:
+    def _folded(self, celerys: dict[str, Any] | None, ours: dict[str, Any], array: Array | None) -> dict[str, Any]:
         """Celery's options, with what the scheduler must know in our header."""
         folded = fold({**(celerys or {}), **ours})
         header = {name: value for name, value in folded["headers"][HEADER].items() if name != "reply_to"}
         if self.reply_to is not None:
             header["reply_to"] = self.reply_to
+        if array is not None:
+            header |= {"array": array.model_dump(mode="json", exclude_none=True), "array_index": _INDEX}
         return folded | {"headers": folded["headers"] | {HEADER: header}}
 
 

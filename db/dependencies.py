@@ -32,7 +32,11 @@ class Verdict(NamedTuple):
     state: str | None
 
 
-_KNOWN = text("SELECT id::text FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+_KNOWN = text(
+    """
+    SELECT id::text FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))
+    UNION SELECT id::text FROM arrays WHERE id = ANY(CAST(:ids AS uuid[]))"""
+)
 
 
 def known(tx: Connection, ids: Sequence[str]) -> set[str]:
@@ -53,24 +57,36 @@ def record(tx: Connection, dependencies: Sequence[Dependency]) -> None:
     tx.execute(_RECORD, {"rows": storable([dependency._asdict() for dependency in dependencies])})
 
 
+# An array has ended when all its jobs have, and is completed if they all are.
 _JUDGE = text(
     """
-    WITH judged AS MATERIALIZED (
-        SELECT job_id, on_id, kind, jobs.state,
-            jobs.id IS NOT NULL AND (kind = 'any' OR (kind = 'ok') = (jobs.state = 'completed')) AS met
-        FROM dependencies LEFT JOIN jobs ON jobs.id = on_id
-        WHERE on_id = ANY(CAST(:on_ids AS uuid[])) AND met_at IS NULL AND (jobs.id IS NULL OR ended_at IS NOT NULL)
+    WITH asked AS MATERIALIZED (
+        SELECT job_id, on_id, kind FROM dependencies WHERE on_id = ANY(CAST(:on_ids AS uuid[])) AND met_at IS NULL
+    ), ends AS MATERIALIZED (
+        SELECT on_id, count(jobs.id) AS jobs, count(jobs.id) FILTER (WHERE ended_at IS NULL) AS going_on,
+            count(jobs.id) FILTER (WHERE state = 'completed') AS completed,
+            min(state) FILTER (WHERE ended_at IS NOT NULL AND state <> 'completed') AS bad_state
+        FROM (SELECT DISTINCT on_id FROM asked) AS named
+        LEFT JOIN jobs ON jobs.id = on_id OR (array_id IS NOT NULL AND array_id = on_id)
+        GROUP BY on_id
+    ), judged AS MATERIALIZED (
+        SELECT job_id, on_id, kind, CASE WHEN jobs > 0 THEN coalesce(bad_state, 'completed') END AS state,
+            CASE WHEN jobs = 0 OR (kind = 'ok' AND bad_state IS NOT NULL) THEN false
+                WHEN going_on > 0 THEN NULL
+                ELSE kind = 'any' OR (kind = 'ok') = (completed = jobs) END AS met
+        FROM asked JOIN ends USING (on_id)
     ), marked AS (
         UPDATE dependencies SET met_at = statement_timestamp()
         FROM judged WHERE judged.met AND dependencies.job_id = judged.job_id AND dependencies.on_id = judged.on_id
             AND dependencies.kind = judged.kind
     )
-    SELECT job_id::text, on_id::text, kind, met, state FROM judged ORDER BY job_id, on_id, kind"""
+    SELECT job_id::text, on_id::text, kind, met, state FROM judged WHERE met IS NOT NULL
+    ORDER BY job_id, on_id, kind"""
 )
 
 
 def judge(tx: Connection, on_ids: Sequence[str]) -> list[Verdict]:
-    """Of the dependencies on these jobs, those that are decided by now: what holds is marked, the rest cannot hold."""
+    """Of the dependencies on these jobs and arrays, those that are decided: what holds is marked, the rest cannot."""
     return [Verdict(*row) for row in tx.execute(_JUDGE, {"on_ids": list(on_ids)})]
 
 
@@ -88,8 +104,10 @@ def unmet(tx: Connection) -> Iterator[tuple[str, str]]:
 
 _OF_JOB = text(
     """
-    SELECT on_id AS id, kind, met_at, jobs.state, jobs.name
-    FROM dependencies LEFT JOIN jobs ON jobs.id = on_id WHERE job_id = CAST(:id AS uuid) ORDER BY on_id, kind"""
+    SELECT on_id AS id, kind, met_at, coalesce(jobs.state, CASE WHEN arrays.id IS NOT NULL THEN 'array' END) AS state,
+        coalesce(jobs.name, arrays.name) AS name
+    FROM dependencies LEFT JOIN jobs ON jobs.id = on_id LEFT JOIN arrays ON arrays.id = on_id
+    WHERE job_id = CAST(:id AS uuid) ORDER BY on_id, kind"""
 )
 
 

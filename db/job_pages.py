@@ -33,6 +33,8 @@ _LISTED = (
     Job.ended_at,
     Job.not_before,
     Job.cancel_requested_at,
+    Job.array_id,
+    Job.array_index,
 )
 _SHOWN = (
     *_LISTED,
@@ -60,11 +62,13 @@ def find(
     node: str | None = None,
     limit: int = 50,
     before: int | None = None,
+    array: str | None = None,
+    after_index: int = -1,
 ) -> list[dict[str, Any]]:
     """Jobs, the newest first, up to `limit`, that match all filters.
 
     `name` is a part of a job's name or task, whatever the case; `node` a node's name or id. `before` is the `seq` of
-    the last job of the page before.
+    the last job of the page before. Those of an `array` come by their indexes, from beyond `after_index`.
     """
     page = _selected(_LISTED).order_by(Job.seq.desc()).limit(limit)
     if states:
@@ -76,6 +80,10 @@ def find(
         page = page.where(or_(Job.name.icontains(part, autoescape=True), Job.task.icontains(part, autoescape=True)))
     if node:
         page = page.where(or_(Node.name == clean(node), cast(Job.node_id, Text) == clean(node)))
+    if array is not None:
+        if known_id(array) is None:
+            return []
+        page = page.where(Job.array_id == array, Job.array_index > after_index).order_by(None).order_by(Job.array_index)
     if before is not None:
         page = page.where(Job.seq < before)
     return [_page(row) for row in tx.execute(page)]

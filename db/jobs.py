@@ -60,6 +60,8 @@ class NewJob:
     #: from its acceptance on, by the database's clock
     start_by_seconds: float | None = None
     deadline_seconds: float | None = None
+    array_id: str | None = None
+    array_index: int | None = None
     #: the whole message as it came, a JSON text; None: it is made of headers, body and properties
     envelope: str | None = None
 
@@ -87,7 +89,7 @@ _SHARED = (
     *("task", "entry", "name", "owner", "project", "priority", "shape"),
     *("time_limit_seconds", "start_by_seconds", "deadline_seconds"),
 )
-_OWN = ("idempotency_key", "submitted_at", "not_before", "expires_at")
+_OWN = ("idempotency_key", "submitted_at", "not_before", "expires_at", "array_id", "array_index")
 _get_shared, _get_own = attrgetter(*_SHARED), attrgetter(*_OWN)
 
 
@@ -182,17 +184,18 @@ class CancelOutcome:
 NEW_FIELDS = """
     id uuid, task text, entry text, name text, owner text, project text, idempotency_key text, priority smallint,
     resources jsonb, shape text, digest text, submitted_at timestamptz, not_before timestamptz, expires_at timestamptz,
-    time_limit_seconds double precision, start_by_seconds double precision, deadline_seconds double precision"""
+    time_limit_seconds double precision, start_by_seconds double precision, deadline_seconds double precision,
+    array_id uuid, array_index int"""
 SEPARATOR = "\x1e"
 #: what is inserted of them, and how
 NEW_COLUMNS = """
     id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, envelope, digest, submitted_at,
-    accepted_at, not_before, expires_at, time_limit_seconds, deadline_at"""
+    accepted_at, not_before, expires_at, time_limit_seconds, deadline_at, array_id, array_index"""
 NEW_VALUES = """
     id, task, entry, name, owner, project, idempotency_key, priority, resources, shape, envelope, decode(digest, 'hex'),
     submitted_at, statement_timestamp(), not_before,
     least(expires_at, statement_timestamp() + make_interval(secs => start_by_seconds)), time_limit_seconds,
-    statement_timestamp() + make_interval(secs => deadline_seconds)"""
+    statement_timestamp() + make_interval(secs => deadline_seconds), array_id, array_index"""
 
 
 def table_of(fields: str) -> str:

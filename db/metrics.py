@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -74,3 +74,28 @@ def of_job(
         return []
     values = {"id": job_id, "attempt": attempt, "after": after, "limit": limit}
     return [readable(row) for row in tx.execute(_OF_JOB, values)]
+
+
+_TOLD_IN_ARRAY = text(
+    """
+    SELECT metrics.seq, job_id::text, values ->> 'epoch', values ->> :metric
+    FROM metrics JOIN jobs ON jobs.id = job_id
+    WHERE array_id = CAST(:array AS uuid) AND metrics.seq > :after
+        AND values ->> 'epoch' IS NOT NULL AND values ->> :metric IS NOT NULL
+    ORDER BY metrics.seq LIMIT :limit"""
+)
+
+
+class Told(NamedTuple):
+    """What a job reported: texts, which may be no numbers."""
+
+    seq: int
+    job_id: str
+    epoch: str
+    value: str
+
+
+def told_in_array(tx: Connection, array_id: str, metric: str, after: int, limit: int = 10_000) -> list[Told]:
+    """What the jobs of an array reported of one metric and its epoch since the row `after`, in that order."""
+    values = {"array": array_id, "metric": metric, "after": after, "limit": limit}
+    return [Told(*row) for row in tx.execute(_TOLD_IN_ARRAY, values)]

@@ -179,6 +179,7 @@ class Job(Base):
         Index(
             "ix_jobs_deadline_at", "deadline_at", postgresql_where=text("ended_at IS NULL AND deadline_at IS NOT NULL")
         ),
+        Index("ix_jobs_array_id", "array_id", "array_index", postgresql_where=text("array_id IS NOT NULL")),
         Index("ix_jobs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )
 
@@ -225,6 +226,25 @@ class Job(Base):
     cancel_reason: Mapped[str | None]
     #: the Celery message as it came, a JSON text, to publish it again
     envelope: Mapped[str]
+    #: the array that it belongs to, and its number there, from 0 on
+    array_id: Mapped[uuid.UUID | None]
+    array_index: Mapped[int | None]
+
+
+class Array(Base):
+    """Jobs that were sent as one, by their common id."""
+
+    __tablename__ = "arrays"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    owner: Mapped[str]
+    size: Mapped[int]
+    #: so many of its jobs are placed at once; none: as many as fit
+    at_most: Mapped[int | None]
+    #: the fields of a SuccessiveHalving
+    early_stopping: Mapped[dict[str, Any] | None]
+    accepted_at: Mapped[datetime] = mapped_column(server_default=text("statement_timestamp()"))
 
 
 class Attempt(Base):

@@ -22,6 +22,18 @@ def prune(tx: Connection, older_than_seconds: float, limit: int) -> int:
     return tx.execute(_PRUNE, {"seconds": older_than_seconds, "limit": limit}).rowcount
 
 
+_PRUNE_ARRAYS = text(
+    """
+    DELETE FROM arrays WHERE accepted_at < statement_timestamp() - make_interval(secs => :seconds)
+        AND NOT EXISTS (SELECT FROM jobs WHERE array_id = arrays.id)"""
+)
+
+
+def prune_arrays(tx: Connection, older_than_seconds: float) -> int:
+    """Remove arrays that are older than that and have no jobs any more; how many were removed."""
+    return tx.execute(_PRUNE_ARRAYS, {"seconds": older_than_seconds}).rowcount
+
+
 _PRUNE_NODE_EVENTS = text(
     """
     DELETE FROM events WHERE seq IN (

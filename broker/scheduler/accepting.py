@@ -15,7 +15,7 @@ from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobConflict
 from cyxwiz_tasks.protocol import HEADER, Ack
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState, Priority
-from db import dependencies, jobs
+from db import arrays, dependencies, jobs
 from db.jobs import Accepted, NewJob, StoredMessage
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
     if any(arrival.header.after for arrival, _ in good):
         good = _after_known_jobs(turn, batch.source, good)
     good = _within_limits(turn, batch.source, good)
+    if any(arrival.header.array is not None for arrival, _ in good):
+        arrays.record(turn.tx, {a.header.array.id: (a.header.array, a.header.owner) for a, _ in good if a.header.array})
     answers = jobs.accept(turn.tx, turn.epoch, [job for _, job in good])
     submissions = [Submission(arrival, answer) for (arrival, _), answer in zip(good, answers, strict=True)]
     for submission in submissions:
@@ -91,9 +93,9 @@ def _after_known_jobs(turn: Turn, source: str, jobs: list[tuple[Arrival, NewJob]
         missing = next((after.id for after in arrival.header.after if after.id not in known), None)
         if missing is None:
             good.append((arrival, job))
-            known.add(arrival.id)
+            known |= {arrival.id, arrival.header.array.id} if arrival.header.array else {arrival.id}
         else:
-            error = InvalidJob("after", f"there is no job {missing}", "`cyxwiz jobs` lists what there is")
+            error = InvalidJob("after", f"there is no job or array {missing}", "`cyxwiz jobs` lists jobs")
             _refuse(turn, source, arrival.envelope.encode(), Refused(error, arrival.id, arrival.header.reply_to))
     return good
 
@@ -132,8 +134,10 @@ def _let_wait(turn: Turn, submission: Submission) -> None:
     arrival, answer = submission.arrival, submission.answer
     turn.messages[arrival.id] = StoredMessage(arrival.headers, arrival.body, arrival.properties)
     turn.memory.deadlines.expect(arrival.id, arrival.header.deadline_seconds)
-    for after in arrival.header.after:
-        turn.memory.dependencies.expect(arrival.id, after.id)
+    if (array := arrival.header.array) is not None:
+        turn.memory.arrays.join(arrival.id, array.id, array.at_most, array.early_stopping)
+    for dependency in unblocking.dependencies_of(arrival):
+        turn.memory.dependencies.expect(arrival.id, dependency.on_id)
     if turn.memory.expect_expiry(arrival.expires_at, arrival.header.start_by_seconds):
         turn.memory.wait_until(waiting_arrival(arrival, answer.seq), arrival.not_before)
 
@@ -161,6 +165,8 @@ def _new_job(arrival: Arrival) -> NewJob:
             time_limit_seconds=arrival.time_limit_seconds,
             start_by_seconds=header.start_by_seconds,
             deadline_seconds=header.deadline_seconds,
+            array_id=header.array.id if header.array is not None else None,
+            array_index=header.array_index if header.array is not None else None,
             envelope=arrival.envelope,
         )
     except CyxwizError as error:

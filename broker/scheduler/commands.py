@@ -13,13 +13,14 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import Cancel, Drain, Release, Reply, SetLimits, Undrain, Usage, Why
+from cyxwiz_tasks.protocol import Cancel, CancelArray, Drain, Release, Reply, SetLimits, Undrain, Usage, Why
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
-from db import jobs
+from db import arrays, jobs
 
 log = logging.getLogger(__name__)
 
-_Command = Cancel | Why | Release | Drain | Undrain | SetLimits | Usage | Revoke
+_Deed = Cancel | CancelArray | Release | Drain | Undrain | SetLimits | Usage
+_Command = _Deed | Why | Revoke
 _COMMAND: TypeAdapter[_Command] = TypeAdapter(Annotated[_Command, Field(discriminator="kind")])
 
 
@@ -52,18 +53,20 @@ def answer(turn: Turn, question: Why) -> None:
     turn.outbox.reply(question.reply_to, reply)
 
 
-def _done(turn: Turn, command: Cancel | Release | Drain | Undrain | SetLimits | Usage) -> Reply:
+def _done(turn: Turn, command: _Deed) -> Reply:
     try:
         return Reply(value=_value(turn, command))
     except CyxwizError as error:
         return _refusal(error)
 
 
-def _value(turn: Turn, command: Cancel | Release | Drain | Undrain | SetLimits | Usage) -> Any:
+def _value(turn: Turn, command: _Deed) -> Any:
     value: Any
     match command:
         case Cancel():
             value = {"state": cancel(turn, command.job, command.reason)}
+        case CancelArray():
+            value = {"jobs": cancel_array(turn, command.array, command.reason)}
         case Release():
             releasing.release(turn, command.job)
             value = {"state": ACCEPTED}
@@ -106,6 +109,25 @@ def cancel(turn: Turn, job_id: str, reason: str) -> str:
         turn.counts["stopping"] += 1
     log.info(line("cancel", job=job_id, before=outcome.before, state=outcome.state))
     return CELERY_STATES[outcome.state]
+
+
+def cancel_array(turn: Turn, array_id: str, reason: str) -> int:
+    """End what has not ended of an array; how many jobs that was. Raises NotFound."""
+    if arrays.get(turn.tx, array_id) is None:
+        raise NotFound(f"there is no array {array_id}: `cyxwiz jobs --json` shows the array_id of jobs")
+    going_on = arrays.going_on(turn.tx, array_id)
+    live = [job_id for job_id in going_on if job_id in turn.memory.live]
+    # Those that wait go at once, all by one statement.
+    message = reason or "its array was cancelled"
+    waiting = jobs.cancel_waiting(turn.tx, turn.epoch, going_on, message=message)
+    turn.look_up(waiting)
+    for job_id in waiting:
+        turn.memory.stop_waiting(job_id)
+        finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, message)
+    for job_id in live:
+        cancel(turn, job_id, message)
+    turn.counts["cancelled"] += len(waiting)
+    return len(waiting) + len(live)
 
 
 def _refusal(error: CyxwizError) -> Reply:

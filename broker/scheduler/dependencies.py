@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from broker.scheduler.backlog import Waiting
 
@@ -40,6 +40,10 @@ class Dependencies:
     def let_go(self, job_id: str) -> bool:
         """A job waits no longer. False: it did not wait here."""
         return self._held.pop(job_id, None) is not None
+
+    def held(self) -> Iterator[Waiting]:
+        """The jobs that wait here."""
+        return (waiting for waiting, _ in self._held.values())
 
     def awaited(self, job_ids: Iterable[str]) -> list[str]:
         """Those of these jobs that others wait for."""

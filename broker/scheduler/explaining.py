@@ -34,6 +34,11 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
     before = _attempts_before(page)
     if page["id"] in turn.memory.dependencies:
         return known | {"text": _waits_for(dependencies.of_job(turn.tx, page["id"]))}
+    if (at_most := turn.memory.arrays.limit_of(page["id"])) is not None:
+        told = (
+            f"The job waits for another job of its array to end: {at_most} of them are at work, which is its at_most."
+        )
+        return known | {"text": " ".join([told, *before])}
     if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
@@ -49,9 +54,13 @@ _NAMED = 5
 
 def _waits_for(rows: list[dict[str, Any]]) -> str:
     unmet = [row for row in rows if row["met_at"] is None]
-    named = ", ".join(f"job {row['id']} ({row['state']}) {_ENDS[row['kind']]}" for row in unmet[:_NAMED])
+    named = ", ".join(f"{_what(row)} {_ENDS[row['kind']]}" for row in unmet[:_NAMED])
     more = f", and {len(unmet) - _NAMED} more" if len(unmet) > _NAMED else ""
     return f"The job waits for {named}{more}."
+
+
+def _what(row: dict[str, Any]) -> str:
+    return f"array {row['id']}" if row["state"] == "array" else f"job {row['id']} ({row['state']})"
 
 
 def _explained(found: explain.Explanation) -> dict[str, Any]:

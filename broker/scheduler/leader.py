@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Engine
 from broker.scheduler import accepting, commands, placing, preempting, reports, unblocking
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
+from broker.scheduler.duties.early_stopping import EarlyStopping
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.ghosts import Ghosts
 from broker.scheduler.duties.late_nodes import LateNodes
@@ -72,6 +73,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Leases,
     Drains,
     Preempt,
+    EarlyStopping,
     Quarantine,
     Usage,
     Reconcile,
@@ -221,6 +223,7 @@ class Leader:
             turn = Turn(tx, self.epoch, self.memory, outbox, self.settings)
             yield turn
             unblocking.unblock(turn)
+            self.memory.admit_members()
             self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
             accepting.acknowledge(turn, turn.submissions)
             for question in turn.questions:

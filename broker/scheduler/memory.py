@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from broker.scheduler.arrays import Arrays
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
@@ -30,11 +31,12 @@ from broker.scheduler.messages import Arrival
 from broker.scheduler.opening import Opening
 from broker.scheduler.placement import Placement, Placer
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import LimitReached
 from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import attempts, dependencies, jobs, limits, usage
+from db import arrays, attempts, dependencies, jobs, limits, usage
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -90,6 +92,7 @@ class Memory:
         self._expiries: list[float] = []
         self.deadlines = Deadlines()
         self.dependencies = Dependencies()
+        self.arrays = Arrays()
 
     def load(self, tx: Connection, still_here: Callable[[], None] = lambda: None) -> None:
         """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly.
@@ -115,6 +118,8 @@ class Memory:
             self.shares.limits.set(own.owner, OwnerLimits(own.weight, own.running, own.waiting, own.per_minute))
         self.settle()
         self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
+        for job_id, array_id, at_most, rule in arrays.members(tx):
+            self.arrays.join(job_id, array_id, at_most, SuccessiveHalving(**rule) if rule else None)
         for attempt in attempts.live(tx):
             self._restore(attempt)
         for job_id, on_id in dependencies.unmet(tx):
@@ -158,19 +163,20 @@ class Memory:
         self.deadlines.expect(attempt.job_id, attempt.deadline_in_seconds)
         gpus = 0 if resources.shared else len(attempt.gpus)
         self.backlog.charge(waiting, (gpus, attempt.gpu_memory_bytes, attempt.cpus, attempt.ram_bytes))
+        self.arrays.take_place(attempt.job_id)
         if attempt.node_id in self.cluster:
             self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
 
     # Waiting jobs ---------------------------------------------------------------------------------------------
 
     def wait(self, waiting: Waiting, due: float | None = None) -> None:
-        """Let a job wait: for the jobs that it comes after; for its time, if `due` (monotonic) is still to come; for a
-        node.
+        """Let a job wait: for the jobs that it comes after; for its time, if `due` (monotonic) is still to come; until
+        few enough of its array are at work; for a node.
         """
         if self.dependencies.hold(waiting, due):
             return
         if due is None or due <= time.monotonic():
-            self.backlog.add(waiting)
+            self._wait_for_a_node(waiting)
         else:
             self.delayed[waiting.job_id] = waiting
             self._due_of[waiting.job_id] = due
@@ -200,9 +206,18 @@ class Memory:
                 del self._due_of[job_id]
                 waiting = self.delayed.pop(job_id, None)
                 if waiting is not None:
-                    self.backlog.add(waiting)
+                    self._wait_for_a_node(waiting)
                     admitted += 1
         return admitted
+
+    def admit_members(self) -> None:
+        """Let jobs of arrays wait for a node in the place of others of their array that are over."""
+        for waiting in self.arrays.admit():
+            self.backlog.add(waiting)
+
+    def _wait_for_a_node(self, waiting: Waiting) -> None:
+        if self.arrays.enter(waiting):
+            self.backlog.add(waiting)
 
     def any_expired(self) -> bool:
         """Whether some job's `expires` has passed since this was asked last."""
@@ -227,7 +242,8 @@ class Memory:
                 continue
             mine = [at for at, other in enumerate(owners) if other == owner]
             if own.waiting is not None:
-                waiting = self.backlog.waiting_of(owner) + sum(job.owner == owner for job in self.delayed.values())
+                held_back = (*self.delayed.values(), *self.dependencies.held(), *self.arrays.held())
+                waiting = self.backlog.waiting_of(owner) + sum(job.owner == owner for job in held_back)
                 allowed = max(0, own.waiting - waiting)
                 refusals |= dict.fromkeys(mine[allowed:], too_many_waiting(owner, own.waiting))
             if own.per_minute is not None:
@@ -238,9 +254,11 @@ class Memory:
 
     def stop_waiting(self, job_id: str) -> bool:
         """A job waits no longer. False: it did not."""
+        self.arrays.leave_place(job_id)
         return (
             self.delayed.pop(job_id, None) is not None
             or self.dependencies.let_go(job_id)
+            or self.arrays.let_go(job_id)
             or self.backlog.remove(job_id)
         )
 
@@ -267,6 +285,7 @@ class Memory:
         """An attempt is over and its place free; None if there was none."""
         self.claims.release(job_id)
         self.backlog.discharge(job_id)
+        self.arrays.leave_place(job_id)
         return self.live.pop(job_id, None)
 
     def settle(self) -> None:

@@ -33,6 +33,7 @@ def place(turn: Turn) -> int:
         if entry is None:
             # The record knows better: the job was cancelled or has expired.
             memory.placer.drop(placement)
+            memory.arrays.leave_place(placement.job_id)
             continue
         live = memory.assigned(placement, entry.token, entry.number)
         announce(turn, placement, live)

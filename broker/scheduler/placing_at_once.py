@@ -66,7 +66,8 @@ def _plain(batches: Sequence[Batch]) -> list[tuple[Arrival, NewJob]]:
 
 def _is_plain(arrival: Arrival, job: NewJob) -> bool:
     times = (job.not_before, job.expires_at, job.start_by_seconds, job.deadline_seconds)
-    return not (arrival.retries or arrival.header.after or job.idempotency_key) and all(time is None for time in times)
+    gated = arrival.header.after or arrival.header.array
+    return not (arrival.retries or gated or job.idempotency_key) and all(time is None for time in times)
 
 
 def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from cyxwiz_tasks.errors import InvalidJob, NotFound, ProtocolError
 from cyxwiz_tasks.protocol import Query
 from cyxwiz_tasks.states import JobState
-from db import dependencies, job_pages, status
+from db import arrays, dependencies, job_pages, status
 from db.events import of_job, of_node
 from db.metrics import of_job as metrics_of_job
 from db.models import NodeState
@@ -38,10 +38,12 @@ def _jobs(
     node: str | None = None,
     limit: int = 100,
     before: str | None = None,
+    array: str | None = None,
+    after_index: int = -1,
 ) -> list[dict[str, Any]]:
-    """The newest first; `before` is the id of the last job of the page before."""
+    """The newest first; `before` is the id of the last job of the page before. Those of an array by their indexes."""
     position = _job(tx, before)["seq"] if before is not None else None
-    return job_pages.find(tx, _states(JobState, states), owner, name, node, _limit(limit), position)
+    return job_pages.find(tx, _states(JobState, states), owner, name, node, _limit(limit), position, array, after_index)
 
 
 def _job(tx: Connection, id: str) -> dict[str, Any]:
@@ -51,6 +53,14 @@ def _job(tx: Connection, id: str) -> dict[str, Any]:
         raise NotFound(f"there is no job {id}: `cyxwiz jobs` lists what there is")
     attempts = page.pop("attempt_list")
     return page | {"attempts": attempts, "after": dependencies.of_job(tx, id)}
+
+
+def _array(tx: Connection, id: str) -> dict[str, Any]:
+    """An array, with `counts` of its jobs by state."""
+    page = arrays.get(tx, id)
+    if page is None:
+        raise NotFound(f"there is no array {id}: `cyxwiz jobs --json` shows the array_id of jobs")
+    return page
 
 
 def _nodes(
@@ -84,6 +94,7 @@ def _status(tx: Connection) -> dict[str, Any]:
 _QUERIES: dict[str, Callable[..., Any]] = {
     "jobs": _jobs,
     "job": _job,
+    "array": _array,
     "nodes": _nodes,
     "events": _events,
     "metrics": _metrics,

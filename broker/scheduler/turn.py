@@ -33,7 +33,7 @@ class Turn:
     #: what is answered only after placement: submissions and questions
     submissions: list[Submission] = field(default_factory=list)
     questions: list[Why] = field(default_factory=list)
-    #: jobs that have ended in this turn, and whose dependents have not been looked at
+    #: jobs that have ended in this turn, and their arrays, whose dependents have not been looked at
     over: list[str] = field(default_factory=list)
     #: what happened, for the log
     counts: Counter[str] = field(default_factory=Counter)
@@ -43,6 +43,9 @@ class Turn:
         self.memory.deadlines.forget(job_id)
         self.memory.dependencies.forget(job_id)
         self.over.append(job_id)
+        array_id = self.memory.arrays.forget(job_id)
+        if array_id is not None:
+            self.over.append(array_id)
 
     def look_up(self, job_ids: list[str]) -> None:
         """See that `messages` holds these jobs, so far as the record knows them."""

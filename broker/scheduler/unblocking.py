@@ -11,19 +11,27 @@ from collections import defaultdict
 from broker.scheduler.ending import finish
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks.ids import member_id
 from cyxwiz_tasks.protocol import Update
 from cyxwiz_tasks.states import ACCEPTED, Cause, JobState
 from db import dependencies, jobs
 from db.dependencies import Dependency, Verdict
 
 
+def dependencies_of(arrival: Arrival) -> list[Dependency]:
+    """What a job comes after; of a whole array with its own kind, or of the one job there that has its index."""
+    found = []
+    for after in dict.fromkeys(arrival.header.after):
+        if after.kind == "match":
+            found.append(Dependency(arrival.id, member_id(after.id, arrival.header.array_index or 0), "ok"))
+        else:
+            found.append(Dependency(arrival.id, after.id, after.kind))
+    return found
+
+
 def record(turn: Turn, arrivals: list[Arrival]) -> None:
     """Keep what new jobs come after. Some of it may have ended before."""
-    rows = [
-        Dependency(arrival.id, after.id, after.kind)
-        for arrival in arrivals
-        for after in dict.fromkeys(arrival.header.after)
-    ]
+    rows = [dependency for arrival in arrivals for dependency in dependencies_of(arrival)]
     if rows:
         dependencies.record(turn.tx, rows)
         _decide(turn, sorted({row.on_id for row in rows}))
@@ -57,6 +65,6 @@ def _decide(turn: Turn, on_ids: list[str]) -> None:
 
 def _broken(verdict: Verdict) -> str:
     if verdict.state is None:
-        return f"it was to run after job {verdict.on_id}, and there is no such job"
+        return f"it was to run after {verdict.on_id}, and there is no such job"
     asked = "completes" if verdict.kind == "ok" else "fails"
-    return f"it was to run only if job {verdict.on_id} {asked}, and that job is {verdict.state}"
+    return f"it was to run only if {verdict.on_id} {asked}, which is {verdict.state}"

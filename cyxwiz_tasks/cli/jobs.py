@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from cyxwiz_tasks.cli.job_table import show_jobs
-from cyxwiz_tasks.cli.options import json_option, print_json
+from cyxwiz_tasks.cli.options import find_array, json_option, print_json
 from cyxwiz_tasks.client import Client
 from cyxwiz_tasks.states import JobState
 
@@ -24,6 +24,7 @@ from cyxwiz_tasks.states import JobState
 @click.option("--owner")
 @click.option("--name", help="A part of the job's or the task's name.")
 @click.option("--node", help="A node's name.")
+@click.option("--array", metavar="ID", help="The jobs of one array, by their indexes.")
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @json_option
 def command(states: tuple[str, ...], limit: int, as_json: bool, **filters: Any) -> None:
@@ -32,5 +33,7 @@ def command(states: tuple[str, ...], limit: int, as_json: bool, **filters: Any) 
     if states:
         chosen["states"] = list(states)
     with Client() as client:
+        if "array" in chosen:
+            chosen["array"] = find_array(client, chosen["array"])
         rows = client.jobs(limit=limit, **chosen)
     print_json(rows) if as_json else show_jobs(rows, Console())

@@ -112,8 +112,21 @@ def find_id(client: Client, text: str) -> str:
     return str(found[0])
 
 
+def find_array(client: Client, text: str) -> str:
+    """The id of the one array whose id starts or ends like this. Raises NotFound, InvalidJob if there are several."""
+    if len(text) == _UUID_CHARACTERS:
+        return parse_id(text)
+    wanted, rows = text.lower(), client.jobs(limit=_SEARCHED_JOBS)
+    found = {row["array_id"] for row in rows if row["array_id"] and _matches(row["array_id"], wanted)}
+    if not found:
+        raise NotFound(f"no array of the newest jobs has an id that starts or ends with {text!r}")
+    if len(found) > 1:
+        raise InvalidJob("array", f"{text!r} fits {len(found)} arrays", "Write more of it")
+    return str(found.pop())
+
+
 def after_of(client: Client, text: str) -> tuple[str, str]:
-    """What a job comes after, out of `JOB` or `JOB:KIND`. Raises NotFound, InvalidJob."""
+    """What a job comes after, out of `JOB` or `JOB:KIND`, or those of an array. Raises NotFound, InvalidJob."""
     job, _, kind = text.partition(":")
     return find_id(client, job), kind or "ok"
 

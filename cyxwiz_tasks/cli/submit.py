@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
+from cyxwiz_tasks.cli.array import array_options_of, show_array
 from cyxwiz_tasks.cli.follow import follow
 from cyxwiz_tasks.cli.options import after_of, json_option, parse_json, print_json, resource_options, resources_of
 from cyxwiz_tasks.cli.sections import sectioned
@@ -74,6 +75,9 @@ def _default(field: FieldInfo) -> str | None:
 @click.option("--owner", help="By default whoever runs this.")
 @click.option("--project")
 @click.option("--after", multiple=True, metavar="JOB[:KIND]", help="Once it ended: ok (default), fail or any.")
+@click.option("--grid", multiple=True, metavar="NAME=V1,V2", help="An array: one job for each value; repeatable.")
+@click.option("--at-most", metavar="N", type=click.IntRange(1), help="Of the array, so many at once.")
+@click.option("--early-stopping", metavar="JSON", help="Of the array, end the worst: docs/sweeps.md.")
 @click.option("-f", "--follow", "wanted", is_flag=True, help="Watch it to its end.")
 @json_option
 def command(
@@ -81,6 +85,9 @@ def command(
     task: str | None,
     arguments: str | None,
     kwargs: str | None,
+    grid: tuple[str, ...],
+    at_most: int | None,
+    early_stopping: str | None,
     wanted: bool,
     as_json: bool,
     **options: Any,
@@ -91,10 +98,12 @@ def command(
     cyxwiz submit --model cnn --dataset digits --epochs 15 --follow
     cyxwiz submit --spec training.toml --gpu-memory 24GB.. --priority high
     cyxwiz submit --task train:finetune --kwargs '{"learning_rate": 1e-4}'
+    cyxwiz submit --model cnn --dataset digits --grid learning_rate=0.1,0.01 --grid seed=0,1 --at-most 2
 
     A file has the same names as the options, and may have a table `resources`; options overrule it. Exit status: 0 the
     job was sent (with --follow: it succeeded), 1 it failed, 2 something is wrong with the options, 3 no stack runs.
     """
+    array_options = array_options_of(grid, at_most, early_stopping)
     fields = {} if spec is None else _read(spec)
     resources = resources_of(options, fields.pop("resources", None))
     fields |= {name: value for name, value in options.items() if value is not None and value != ()}
@@ -109,6 +118,9 @@ def command(
     with Client() as client:
         if submission["after"]:
             submission["after"] = [after_of(client, text) for text in _texts(submission["after"])]
+        if grid:
+            array = client.map(job, **array_options, **_given(submission))
+            raise SystemExit(show_array(array, wanted=wanted, as_json=as_json))
         handle = client.submit(job, **submission)
         if not wanted:
             _say_sent(handle, as_json)
@@ -116,6 +128,10 @@ def command(
             print_json(_outcome(handle))
         else:
             raise SystemExit(_watch(handle))
+
+
+def _given(submission: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in submission.items() if value is not None}
 
 
 def _training(fields: dict[str, Any]) -> TrainingJob:

@@ -37,16 +37,16 @@ def test_what_can_never_run_ends_with_all_that_comes_after_it(plane):
         third = plane.client.submit(plane.signature(3), after=second)
         clean_up = plane.submit(4, after=f"{third.id}:any")
         plane.client.cancel(first)
-        with pytest.raises(JobCancelled, match=f"only if job {first} completes, and that job is cancelled"):
+        with pytest.raises(JobCancelled, match=f"only if {first} completes, which is cancelled"):
             second.result(timeout=5)
         with pytest.raises(JobCancelled, match=second.id):
             third.result(timeout=5)
         assert plane.causes(third.id) == [("pending", None), ("cancelled", "dependency")]
         assert plane.node().take()[0].job == clean_up
         late = plane.client.submit(plane.signature(5), after=first)
-        with pytest.raises(JobCancelled, match=f"job {first} completes"):
+        with pytest.raises(JobCancelled, match=f"{first} completes"):
             late.result(timeout=5)
-        with pytest.raises(InvalidJob, match=f"after: there is no job {(unknown := new_id())}"):
+        with pytest.raises(InvalidJob, match=f"after: there is no job or array {(unknown := new_id())}"):
             plane.submit(6, after=unknown)
 
 

@@ -44,6 +44,7 @@ class Prune(Duty):
                 break
         if now >= self._node_events_at:
             with self.leader.turn() as turn:
+                retention.prune_arrays(turn.tx, age_seconds)
                 events = retention.prune_node_events(turn.tx, age_seconds, _NODE_EVENTS_BATCH)
             self._node_events_at = now + (_NODE_EVENTS_SECONDS if events < _NODE_EVENTS_BATCH else 0.0)
         return {"jobs": jobs, "node_events": events}
