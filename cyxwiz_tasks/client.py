@@ -19,20 +19,22 @@ from cyxwiz_tasks.array_parameters import Parameters, array_of
 from cyxwiz_tasks.broker_connection import connect, reached
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
-from cyxwiz_tasks.errors import CyxwizError, SchedulerUnavailable
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
-from cyxwiz_tasks.job_header import os_user, parse_priority, parse_seconds
+from cyxwiz_tasks.job_header import check_text, os_user, parse_priority, parse_seconds
 from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.protocol import (
     INBOX,
     Ack,
     Acks,
+    AddSchedule,
     Cancel,
     CancelArray,
     Drain,
     Release,
+    RemoveSchedule,
     SetLimits,
     Undrain,
     Usage,
@@ -179,6 +181,42 @@ class Client:
         Raises InvalidJob if the id is no UUID.
         """
         return JobHandle(self, parse_id(id))
+
+    def schedule(
+        self,
+        name: str,
+        job: Job,
+        *,
+        cron: str,
+        timezone: str = "UTC",
+        catch_up: bool = True,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Send a job again and again, whenever `cron` ("0 3 * * *": at 3 each night) says so in a timezone.
+
+        The scheduler does it, whether this program runs or not, until `unschedule`. Moments at which no scheduler ran
+        are made up for by one job, or without `catch_up` by none. Other options are those of `submit`.
+        Returns the schedule's record. Raises InvalidJob that names the field, or where there is one of this name.
+        """
+        for option in ("id", "idempotency_key", "after"):
+            if options.get(option) is not None:
+                raise InvalidJob(option, "is of single jobs, not of a schedule", "Leave it out")
+        for option, value in options.items():
+            if isinstance(value, datetime):
+                raise InvalidJob(option, "is a moment, and each job of a schedule has its own", 'Write "4h"')
+        id = new_id()
+        submission = Preparation(self.app, None).prepare(job, {"name": check_text("name", name)} | options | {"id": id})
+        message = submission.message.decode()
+        command = AddSchedule(id=id, name=name, cron=cron, timezone=timezone, catch_up=catch_up, message=message)
+        return dict(self.requests.command(command))
+
+    def unschedule(self, name: str) -> None:
+        """Send no more jobs of a schedule; those that were sent go on. Raises NotFound."""
+        self.requests.command(RemoveSchedule(name=name))
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """The schedules, by name: cron, timezone, `next_at`, `last_at`, `last_job_id`."""
+        return list(self.requests.query("schedules"))
 
     def array(self, id: str) -> ArrayHandle:
         """The handle of an array by its id. Raises NotFound, InvalidJob if the id is no UUID."""

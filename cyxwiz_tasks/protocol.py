@@ -343,6 +343,28 @@ class CancelArray(Message):
     reply_to: str | None = None
 
 
+class AddSchedule(Message):
+    """Send a job again and again: at each moment that `cron` names in a timezone."""
+
+    kind: Literal["add_schedule"] = "add_schedule"
+    #: also the id in `message`, in whose place each job gets its own
+    id: Uuid
+    name: str
+    cron: str
+    timezone: str = "UTC"
+    #: whether moments that passed while no scheduler ran are made up for, by one job
+    catch_up: bool = True
+    #: the Celery message of the jobs, as it would lie in the inbox
+    message: str
+    reply_to: str | None = None
+
+
+class RemoveSchedule(Message):
+    kind: Literal["remove_schedule"] = "remove_schedule"
+    name: str
+    reply_to: str | None = None
+
+
 class Why(Message):
     """Explain where a job stands; with `resources` and no job, a dry run for a job of this owner."""
 
@@ -398,7 +420,8 @@ class Usage(Message):
 
 
 Command = Annotated[
-    Cancel | CancelArray | Why | Release | Drain | Undrain | SetLimits | Usage, Field(discriminator="kind")
+    Cancel | CancelArray | AddSchedule | RemoveSchedule | Why | Release | Drain | Undrain | SetLimits | Usage,
+    Field(discriminator="kind"),
 ]
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 
@@ -406,7 +429,7 @@ COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 class Query(Message):
     """A question to the record: `name` is one of broker/scheduler/queries.py, `arguments` its keywords."""
 
-    name: Literal["jobs", "job", "array", "nodes", "events", "metrics", "status"]
+    name: Literal["jobs", "job", "array", "schedules", "nodes", "events", "metrics", "status"]
     arguments: dict[str, Any] = Field(default_factory=dict)
     reply_to: str
 

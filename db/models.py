@@ -247,6 +247,25 @@ class Array(Base):
     accepted_at: Mapped[datetime] = mapped_column(server_default=text("statement_timestamp()"))
 
 
+class Schedule(Base):
+    """A job that is sent again and again. Each firing moves `next_at` in the transaction that records its job."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    #: also the id in its message
+    id: Mapped[uuid.UUID]
+    owner: Mapped[str]
+    cron: Mapped[str]
+    timezone: Mapped[str]
+    catch_up: Mapped[bool]
+    envelope: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("statement_timestamp()"))
+    next_at: Mapped[datetime]
+    last_at: Mapped[datetime | None]
+    last_job_id: Mapped[uuid.UUID | None]
+
+
 class Attempt(Base):
     __tablename__ = "attempts"
     __table_args__ = (

@@ -7,19 +7,31 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from broker.scheduler import draining, explaining, releasing, sharing, stopping
+from broker.scheduler import draining, explaining, releasing, scheduling, sharing, stopping
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import Cancel, CancelArray, Drain, Release, Reply, SetLimits, Undrain, Usage, Why
+from cyxwiz_tasks.protocol import (
+    AddSchedule,
+    Cancel,
+    CancelArray,
+    Drain,
+    Release,
+    RemoveSchedule,
+    Reply,
+    SetLimits,
+    Undrain,
+    Usage,
+    Why,
+)
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import arrays, jobs
 
 log = logging.getLogger(__name__)
 
-_Deed = Cancel | CancelArray | Release | Drain | Undrain | SetLimits | Usage
+_Deed = Cancel | CancelArray | AddSchedule | RemoveSchedule | Release | Drain | Undrain | SetLimits | Usage
 _Command = _Deed | Why | Revoke
 _COMMAND: TypeAdapter[_Command] = TypeAdapter(Annotated[_Command, Field(discriminator="kind")])
 
@@ -67,6 +79,11 @@ def _value(turn: Turn, command: _Deed) -> Any:
             value = {"state": cancel(turn, command.job, command.reason)}
         case CancelArray():
             value = {"jobs": cancel_array(turn, command.array, command.reason)}
+        case AddSchedule():
+            value = scheduling.add(turn, command)
+        case RemoveSchedule():
+            scheduling.remove(turn, command.name)
+            value = {"removed": command.name}
         case Release():
             releasing.release(turn, command.job)
             value = {"state": ACCEPTED}

@@ -39,6 +39,7 @@ from broker.scheduler.duties.prune import Prune
 from broker.scheduler.duties.quarantine import Quarantine
 from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
+from broker.scheduler.duties.schedules import Schedules
 from broker.scheduler.duties.unstarted import Unstarted
 from broker.scheduler.duties.untold import Untold
 from broker.scheduler.duties.usage import Usage
@@ -68,6 +69,7 @@ DUTIES: tuple[type[Duty], ...] = (
     OpenNodes,
     ExpiredJobs,
     OverdueJobs,
+    Schedules,
     ProcessingLists,
     Unstarted,
     Leases,

@@ -36,7 +36,7 @@ from cyxwiz_tasks.errors import LimitReached
 from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import arrays, attempts, dependencies, jobs, limits, usage
+from db import arrays, attempts, dependencies, jobs, limits, schedules, usage
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -93,6 +93,8 @@ class Memory:
         self.deadlines = Deadlines()
         self.dependencies = Dependencies()
         self.arrays = Arrays()
+        #: when (monotonic) the next schedule is due
+        self.next_firing = math.inf
 
     def load(self, tx: Connection, still_here: Callable[[], None] = lambda: None) -> None:
         """Read the record. Nodes are taken for late until their next beat is seen: nothing is placed blindly.
@@ -124,6 +126,7 @@ class Memory:
             self._restore(attempt)
         for job_id, on_id in dependencies.unmet(tx):
             self.dependencies.expect(job_id, on_id)
+        self.expect_firing(schedules.next_in_seconds(tx))
         now = time.monotonic()
         for number, job in enumerate(jobs.waiting(tx)):
             if number % _ROWS_BETWEEN_CALLS == 0:
@@ -134,6 +137,10 @@ class Memory:
             self.deadlines.expect(job.id, job.deadline_in_seconds)
         for held in jobs.held(tx):
             self.deadlines.expect(held.id, held.deadline_in_seconds)
+
+    def expect_firing(self, in_seconds: float | None) -> None:
+        """The next schedule is due so long from now; None: there is none."""
+        self.next_firing = time.monotonic() + in_seconds if in_seconds is not None else math.inf
 
     def _restore(self, attempt: attempts.Live) -> None:
         resources = tightened(Resources.parse(attempt.resources), attempt.learned)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from cyxwiz_tasks.errors import InvalidJob, NotFound, ProtocolError
 from cyxwiz_tasks.protocol import Query
 from cyxwiz_tasks.states import JobState
-from db import arrays, dependencies, job_pages, status
+from db import arrays, dependencies, job_pages, schedules, status
 from db.events import of_job, of_node
 from db.metrics import of_job as metrics_of_job
 from db.models import NodeState
@@ -95,6 +95,7 @@ _QUERIES: dict[str, Callable[..., Any]] = {
     "jobs": _jobs,
     "job": _job,
     "array": _array,
+    "schedules": schedules.find,
     "nodes": _nodes,
     "events": _events,
     "metrics": _metrics,

@@ -17,6 +17,8 @@ from cyxwiz_tasks.version import __version__
 #: Commands of this package by module. The other packages' are entry points of this group.
 _OWN = {
     "submit": "submit",
+    "schedule": "schedule",
+    "schedules": "schedules",
     "jobs": "jobs",
     "job": "job",
     "logs": "logs",
@@ -36,6 +38,8 @@ _ENTRY_POINTS = "cyxwiz.commands"
 _SECTIONS = {
     "Jobs": {
         "submit": "Send a training, or a job function, and follow it.",
+        "schedule": "Send a job again and again, or stop doing so.",
+        "schedules": "List schedules.",
         "jobs": "List jobs, newest first.",
         "job": "Show one job: state, attempts, result.",
         "logs": "Show what a job writes.",

@@ -104,17 +104,7 @@ def command(
     job was sent (with --follow: it succeeded), 1 it failed, 2 something is wrong with the options, 3 no stack runs.
     """
     array_options = array_options_of(grid, at_most, early_stopping)
-    fields = {} if spec is None else _read(spec)
-    resources = resources_of(options, fields.pop("resources", None))
-    fields |= {name: value for name, value in options.items() if value is not None and value != ()}
-    submission = {name: fields.pop(name, None) for name in _SUBMISSION}
-    if task is None:
-        job: Job = _training(fields)
-    else:
-        submission["name"] = fields.pop("name", None)
-        job = _function(task, arguments, kwargs, fields)
-    if resources.shape != "{}":
-        submission["resources"] = resources
+    job, submission = prepared(spec, task, arguments, kwargs, options)
     with Client() as client:
         if submission["after"]:
             submission["after"] = [after_of(client, text) for text in _texts(submission["after"])]
@@ -128,6 +118,24 @@ def command(
             print_json(_outcome(handle))
         else:
             raise SystemExit(_watch(handle))
+
+
+def prepared(
+    spec: Path | None, task: str | None, arguments: str | None, kwargs: str | None, options: dict[str, Any]
+) -> tuple[Job, dict[str, Any]]:
+    """The job out of the options of `cyxwiz submit`, and what `Client.submit` takes beside it. Raises InvalidJob."""
+    fields = {} if spec is None else _read(spec)
+    resources = resources_of(options, fields.pop("resources", None))
+    fields |= {name: value for name, value in options.items() if value is not None and value != ()}
+    submission = {name: fields.pop(name, None) for name in _SUBMISSION}
+    if task is None:
+        job: Job = _training(fields)
+    else:
+        submission["name"] = fields.pop("name", None)
+        job = _function(task, arguments, kwargs, fields)
+    if resources.shape != "{}":
+        submission["resources"] = resources
+    return job, submission
 
 
 def _given(submission: dict[str, Any]) -> dict[str, Any]:
