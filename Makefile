@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench simulate chaos side-by-side detection zombies torn-checkpoints clean
+.PHONY: help install run up lint format test test-quick bench simulate simulate-fleet chaos side-by-side detection zombies torn-checkpoints clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ bench: install  ## measure against yardsticks in the same run (ONLY=name for one
 
 simulate: install  ## hours of clusters on a simulated clock, one for each seed (SEEDS=5000, or SEED=n with its trace)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
+
+simulate-fleet: install  ## one workload under several policies (JOBS=3000 NODES=16 SEED=1 TRACE=file PLOTS=folder)
+	$(BIN)/python -m tests.fleet $(if $(JOBS),--jobs $(JOBS)) $(if $(NODES),--nodes $(NODES)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace $(TRACE)) $(if $(PLOTS),--plots $(PLOTS))
 
 chaos: install  ## jobs under faults on a real stack, and a verdict (SEED= JOBS=2000 FAULTS=200 SECONDS=660 ONLY=kind)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \

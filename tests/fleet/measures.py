@@ -1,0 +1,81 @@
+"""What a run is judged by. Pure arithmetic, on times in seconds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from tests.fleet.workload import Job
+
+
+@dataclass
+class Run:
+    """One job's life: when it first had a place, when it ended, how long it held GPUs, and how often it lost them."""
+
+    job: Job
+    started: float | None = None
+    ended: float | None = None
+    held_seconds: float = 0.0
+    preempted: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    #: of all GPU time until the last arrival: held by jobs; and spent on work that counted in the end
+    utilisation: float
+    goodput: float
+    preemptions: int
+    #: Jain's index over owners of how quickly their jobs get through, 1: all alike
+    fairness: float
+    #: by class: median and 95th percentile of the wait for the first place, seconds
+    waits: dict[str, tuple[float, float]]
+    makespan_seconds: float
+
+
+def judge(runs: Sequence[Run], gpus: int, busy_gpu_seconds: float, useful_gpu_seconds: float, until: float) -> Report:
+    """`busy_gpu_seconds` and `useful_gpu_seconds` are those of the time up to `until`."""
+    waits: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        if run.started is not None:
+            for name in classes(run.job):
+                waits[name].append(run.started - run.job.arrival)
+    return Report(
+        utilisation=busy_gpu_seconds / (gpus * until),
+        goodput=useful_gpu_seconds / (gpus * until),
+        preemptions=sum(run.preempted for run in runs),
+        fairness=jain(speeds(runs).values()),
+        waits={name: (median(found), percentile(found, 0.95)) for name, found in sorted(waits.items())},
+        makespan_seconds=max((run.ended or 0.0 for run in runs), default=0.0),
+    )
+
+
+def classes(job: Job) -> tuple[str, str]:
+    """The classes by which waits are told: how big, and how urgent."""
+    return ("1 GPU" if job.gpus == 1 else "2-4 GPUs" if job.gpus <= 4 else "5-8 GPUs"), str(job.priority)
+
+
+def speeds(runs: Iterable[Run]) -> dict[str, float]:
+    """By owner: of the time that his jobs spent in the system, the share in which they would have been done alone."""
+    alone: dict[str, float] = defaultdict(float)
+    there: dict[str, float] = defaultdict(float)
+    for run in runs:
+        if run.ended is not None:
+            alone[run.job.owner] += run.job.seconds
+            there[run.job.owner] += run.ended - run.job.arrival
+    return {owner: alone[owner] / there[owner] for owner in alone}
+
+
+def jain(values: Iterable[float]) -> float:
+    """Jain's fairness index, (sum x)^2 / (n sum x^2): 1 if all are equal, 1/n if one has everything."""
+    found = list(values)
+    squares = sum(value * value for value in found)
+    return sum(found) ** 2 / (len(found) * squares) if squares else 1.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of all does not exceed."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * share // 1)
+    return ordered[max(0, int(rank) - 1)]

@@ -1,0 +1,141 @@
+"""A fleet on a simulated clock: jobs arrive, are placed by a policy, end, and give their places back.
+
+A job that is preempted goes on from its last checkpoint, of which it writes one every `CHECKPOINT_SECONDS`: what it did
+since is lost, and so is the time in which it starts again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from itertools import count
+
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.demand import demand_of
+from broker.scheduler.preemption import Holder, Wanted, choose
+from cyxwiz_tasks.capability import Capability, Gpu
+from cyxwiz_tasks.resources import PlacementPolicy
+from tests.fleet.measures import Report, Run, judge
+from tests.fleet.policies import Ours
+from tests.fleet.workload import Job
+
+CHECKPOINT_SECONDS, RESTART_SECONDS = 600.0, 30.0
+_GB = 2**30
+_ARRIVES, _ENDS = 0, 1
+
+
+def make_fleet(nodes: int, placement: PlacementPolicy = "balanced") -> tuple[Cluster, int]:
+    """A cluster of nodes with eight and with four GPUs by turns, and how many GPUs it has."""
+    cluster, gpus = Cluster(placement=placement), 0
+    for number in range(nodes):
+        size = 8 if number % 2 == 0 else 4
+        cluster.upsert_node(f"node-{number}", f"node-{number}", _capability(size), "1")
+        gpus += size
+    return cluster, gpus
+
+
+def _capability(size: int) -> Capability:
+    cards = [
+        Gpu(index=at, uuid=f"GPU-{at}", model="A100", memory_bytes=80 * _GB, compute_capability="8.0")
+        for at in range(size)
+    ]
+    return Capability(
+        hostname="simulated",
+        os="Linux",
+        os_version="12",
+        architecture="x86_64",
+        python="3.11",
+        cyxwiz="0",
+        cpu_model="simulated",
+        cpu_cores=64,
+        ram_bytes=512 * _GB,
+        disk_bytes=1000 * _GB,
+        disk_free_bytes=900 * _GB,
+        gpus=cards,
+        slots=size,
+    )
+
+
+class Simulation:
+    def __init__(self, jobs: Sequence[Job], policy: Ours, gpus: int) -> None:
+        self.policy, self.gpus = policy, gpus
+        self.runs = {job.id: Run(job) for job in jobs}
+        self.until = max(job.arrival for job in jobs)
+        #: what is left of each job, and since when it runs
+        self._left = {job.id: job.seconds for job in jobs}
+        self._since: dict[str, float] = {}
+        self._numbers = {job.id: number for number, job in enumerate(jobs)}
+        self._events = [(job.arrival, _ARRIVES, number, job.id, 0) for number, job in enumerate(jobs)]
+        self._order = count(len(jobs))
+        self.busy = self.useful = 0.0
+        heapq.heapify(self._events)
+
+    def run(self) -> Report:
+        """Until all jobs have ended."""
+        while self._events:
+            now = self._events[0][0]
+            while self._events and self._events[0][0] == now:
+                self._happen(*heapq.heappop(self._events))
+            self._place(now)
+            if self._preempt(now):
+                self._place(now)
+        runs = list(self.runs.values())
+        return judge(runs, self.gpus, self.busy, self.useful, self.until)
+
+    def _happen(self, now: float, what: int, _: int, job_id: str, life: int) -> None:
+        run = self.runs[job_id]
+        if what == _ARRIVES:
+            self._wait(run.job)
+        elif run.preempted == life:
+            self._leave(now, run, self._left[job_id])
+            run.ended = now
+
+    def _wait(self, job: Job) -> None:
+        waiting = Waiting(job.id, self._numbers[job.id], job.resources, job.priority, job.owner)
+        self.policy.add(waiting)
+
+    def _place(self, now: float) -> None:
+        for placement in self.policy.place(now):
+            run = self.runs[placement.job_id]
+            run.started = now if run.started is None else run.started
+            self._since[placement.job_id] = now
+            ends = now + self._left[placement.job_id] + (RESTART_SECONDS if run.preempted else 0.0)
+            heapq.heappush(self._events, (ends, _ENDS, next(self._order), placement.job_id, run.preempted))
+
+    def _preempt(self, now: float) -> bool:
+        """Clear places for urgent jobs that fit nowhere; whether there was any."""
+        cluster, cleared = self.policy.cluster, False
+        for waiting in self.policy.urgent():
+            demand = demand_of(waiting.resources)
+            # Every GPU of this fleet will do.
+            wanted = [
+                (node, Wanted(demand, tuple(range(len(node.gpu_indexes)))))
+                for node in cluster
+                if len(node.gpu_indexes) >= demand.gpus
+            ]
+            holders = {
+                job_id: Holder(self.runs[job_id].job.priority.rank, now - since, stopping=False)
+                for job_id, since in self._since.items()
+            }
+            clearing = choose(wanted, waiting.priority.rank, holders, {})
+            for job_id in clearing.victims if clearing is not None else ():
+                self._give_up(now, self.runs[job_id])
+                cleared = True
+        return cleared
+
+    def _give_up(self, now: float, run: Run) -> None:
+        ran = max(0.0, now - self._since[run.job.id] - (RESTART_SECONDS if run.preempted else 0.0))
+        kept = ran // CHECKPOINT_SECONDS * CHECKPOINT_SECONDS
+        self._leave(now, run, kept)
+        self._left[run.job.id] -= kept
+        run.preempted += 1
+        self._wait(run.job)
+
+    def _leave(self, now: float, run: Run, useful_seconds: float) -> None:
+        since = self._since.pop(run.job.id)
+        run.held_seconds += now - since
+        counted = max(0.0, min(now, self.until) - since)
+        self.busy += run.job.gpus * counted
+        self.useful += run.job.gpus * min(useful_seconds, counted)
+        self.policy.over(run.job.id)

@@ -1,0 +1,105 @@
+"""The simulated fleet: its measures by hand, its clock, the traces that it reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cyxwiz_tasks.states import Priority
+from tests.fleet.__main__ import POLICIES, compare, table
+from tests.fleet.measures import Run, jain, judge, percentile, speeds
+from tests.fleet.policies import Fifo, Ours
+from tests.fleet.simulate import Simulation, make_fleet
+from tests.fleet.traces import read
+from tests.fleet.workload import Job, synthetic
+
+
+def test_measures_by_hand():
+    assert jain([1, 1, 1, 1]) == 1.0
+    assert jain([1, 0, 0, 0]) == 0.25
+    assert jain([1, 3]) == pytest.approx(16 / 20)
+    assert percentile([5, 1, 4, 2, 3], 0.95) == 5
+    assert percentile([5, 1, 4, 2, 3], 0.5) == 3
+    # a: 10 s of work in 20 s; b: 10 s in 10 s, and 30 s in 70 s.
+    runs = [
+        Run(Job("1", 0.0, 10.0, 1, "a"), started=10.0, ended=20.0),
+        Run(Job("2", 0.0, 10.0, 8, "b"), started=0.0, ended=10.0, preempted=1),
+        Run(Job("3", 10.0, 30.0, 2, "b"), started=50.0, ended=80.0),
+    ]
+    assert speeds(runs) == {"a": 0.5, "b": 0.5}
+    report = judge(runs, 10, 300.0, 200.0, 50.0)
+    assert (report.utilisation, report.goodput, report.fairness) == (0.6, 0.4, 1.0)
+    assert (report.preemptions, report.makespan_seconds) == (1, 80.0)
+    assert report.waits == {"1 GPU": (10, 10), "2-4 GPUs": (40, 40), "5-8 GPUs": (0, 0), "normal": (10, 40)}
+
+
+def simulate(kind, *jobs):
+    """On one node with eight GPUs."""
+    cluster, gpus = make_fleet(1)
+    simulation = Simulation(jobs, kind(cluster), gpus)
+    return simulation.run(), simulation.runs
+
+
+def test_in_fifo_who_does_not_fit_keeps_everybody_behind_him_waiting():
+    jobs = (Job("a", 0.0, 100.0, 4), Job("big", 1.0, 100.0, 8), Job("small", 2.0, 10.0, 1))
+    _, runs = simulate(Fifo, *jobs)
+    assert [runs[id].started for id in ("a", "big", "small")] == [0.0, 100.0, 200.0]
+    _, runs = simulate(Ours, *jobs)
+    assert [runs[id].started for id in ("a", "big", "small")] == [0.0, 100.0, 2.0]
+
+
+def test_a_critical_job_takes_a_place_and_the_other_goes_on_from_its_checkpoint():
+    report, runs = simulate(Ours, Job("long", 0.0, 2000.0, 8), Job("now", 1500.0, 100.0, 8, priority=Priority.CRITICAL))
+    assert (runs["now"].started, runs["now"].ended) == (1500.0, 1600.0)
+    # 1500 s hold two checkpoints: 800 s are left, and 30 s to start again.
+    assert runs["long"].ended == 1600.0 + 30.0 + 800.0
+    assert report.preemptions == 1
+    assert (report.utilisation, report.goodput) == (1.0, 0.8)  # until the last arrival, at 1500 s: 1200 s count
+
+
+def test_one_seed_is_one_workload_and_nobody_is_left_behind():
+    jobs = synthetic(3, 60, 24)
+    assert jobs == synthetic(3, 60, 24)
+    assert jobs != synthetic(4, 60, 24)
+    reports = {name: compare(jobs, 4, *policy) for name, policy in POLICIES.items()}
+    assert all(0 < report.goodput <= report.utilisation <= 1 for report in reports.values())
+    cluster, gpus = make_fleet(4)
+    simulation = Simulation(jobs, Ours(cluster), gpus)
+    simulation.run()
+    assert all(
+        run.ended is not None and run.ended >= run.job.arrival + run.job.seconds for run in simulation.runs.values()
+    )
+    assert "wait 1 GPU, min" in table(reports)
+
+
+def test_a_trace_of_alibaba(tmp_path):
+    tasks = tmp_path / "pai_task_table.csv"
+    tasks.write_text(
+        "j1,worker,2.0,Terminated,1000.0,1600.0,600.0,29.3,100.0,V100\n"
+        "j2,tensorflow,1.0,Terminated,900.0,960.0,600.0,29.3,25.0,T4\n"
+        "j3,worker,64.0,Terminated,900.0,960.0,600.0,29.3,100.0,T4\n"
+        "j4,worker,1.0,Failed,900.0,960.0,600.0,29.3,100.0,T4\n"
+        "j5,ps,1.0,Terminated,900.0,960.0,600.0,29.3,,\n"
+    )
+    assert read(tasks, 10) == [Job("j2/tensorflow", 0.0, 60.0, 1), Job("j1/worker", 100.0, 600.0, 2)]
+    (tmp_path / "pai_job_table.csv").write_text("j1,i1,ann,Terminated,1000.0,1600.0\n")
+    assert [job.owner for job in read(tasks, 10)] == ["", "ann"]
+    tasks.write_text("job_name,status\n")
+    with pytest.raises(ValueError, match="line 1: a task of the trace has 10 columns, not 2"):
+        read(tasks, 10)
+
+
+def test_a_trace_of_philly(tmp_path):
+    log = tmp_path / "cluster_job_log"
+    attempt = {"start_time": "2017-10-01 00:10:00", "end_time": "2017-10-01 01:10:00"}
+    place = {"ip": "m1", "gpus": ["gpu0", "gpu1"]}
+    entry = {"status": "Pass", "vc": "v", "jobid": "a", "submitted_time": "2017-10-01 00:00:00", "user": "bob"}
+    log.write_text(json.dumps([entry | {"attempts": [attempt | {"detail": [place]}]}, entry | {"attempts": []}]))
+    assert read(log, 10) == [Job("a", 0.0, 3600.0, 2, "bob")]
+    log.write_text("[]")
+    with pytest.raises(ValueError, match="has no job with 1 to 8 GPUs"):
+        read(log, 10)
+    log.write_text("no")
+    with pytest.raises(ValueError, match=r"neither a \*.csv nor JSON"):
+        read(log, 10)
