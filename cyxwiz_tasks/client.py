@@ -33,9 +33,11 @@ from cyxwiz_tasks.protocol import (
     Cancel,
     CancelArray,
     Drain,
+    Quotas,
     Release,
     RemoveSchedule,
     SetLimits,
+    SetQuota,
     Undrain,
     Usage,
     Why,
@@ -275,6 +277,20 @@ class Client:
         Raises InvalidSettings.
         """
         return dict(self.requests.command(SetLimits(owner=owner, changes=changes)))
+
+    def set_quota(self, project: str, **changes: float | None) -> dict[str, Any]:
+        """Change what a project owns of the cluster (gpus, cpus), lends of that and borrows beyond it (lend_gpus, ...,
+        borrow_cpus; None: without a limit), and its weight. Returns its quota. Raises InvalidSettings.
+        """
+        return dict(self.requests.command(SetQuota(project=project, changes=changes)))
+
+    def remove_quota(self, project: str) -> dict[str, Any]:
+        """Let a project own nothing. Returns its quota."""
+        return dict(self.requests.command(SetQuota(project=project, changes=None)))
+
+    def quotas(self) -> list[dict[str, Any]]:
+        """What each project owns, holds and has borrowed."""
+        return list(self.requests.command(Quotas()))
 
     def events(self, id: str) -> list[dict[str, Any]]:
         """Every change of a job's state, oldest first. Raises NotFound."""

@@ -412,6 +412,22 @@ class SetLimits(Message):
     reply_to: str | None = None
 
 
+class SetQuota(Message):
+    """What a project owns, lends and borrows from now on, as `broker.scheduler.quotas.Quota`; None: nothing at all."""
+
+    kind: Literal["set_quota"] = "set_quota"
+    project: str
+    changes: dict[str, float | None] | None
+    reply_to: str | None = None
+
+
+class Quotas(Message):
+    """What do projects own, and what do they hold?"""
+
+    kind: Literal["quotas"] = "quotas"
+    reply_to: str | None = None
+
+
 class Usage(Message):
     """Who has how much of the cluster?"""
 
@@ -420,7 +436,18 @@ class Usage(Message):
 
 
 Command = Annotated[
-    Cancel | CancelArray | AddSchedule | RemoveSchedule | Why | Release | Drain | Undrain | SetLimits | Usage,
+    Cancel
+    | CancelArray
+    | AddSchedule
+    | RemoveSchedule
+    | Why
+    | Release
+    | Drain
+    | Undrain
+    | SetLimits
+    | Usage
+    | SetQuota
+    | Quotas,
     Field(discriminator="kind"),
 ]
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     owner_waiting_limit: int | None = Field(default=None, ge=0)
     owner_submissions_per_minute: float | None = Field(default=None, gt=0)
 
+    #: a job that gave its place back so often keeps it, even where it is borrowed from another project's quota
+    quota_preemptions: int = Field(default=3, ge=0)
+
     #: where a node keeps checkpoints and artifacts besides its own disk, for attempts on other nodes: an fsspec address
     artifact_store: str | None = None
     #: a job whose checkpoint cannot be fetched from there for so long is tried elsewhere

@@ -328,6 +328,31 @@ class OwnerLimit(Base):
     per_minute: Mapped[float | None] = mapped_column(Double)
 
 
+class Quota(Base):
+    """What a project owns of the cluster, lends and borrows; a limit that is none is without one."""
+
+    __tablename__ = "quotas"
+    __table_args__ = (
+        CheckConstraint("weight > 0", name="weight"),
+        CheckConstraint(
+            "gpus >= 0 AND cpus >= 0 AND lend_gpus >= 0 AND lend_cpus >= 0 AND borrow_gpus >= 0 AND borrow_cpus >= 0",
+            name="amounts",
+        ),
+    )
+
+    project: Mapped[str] = mapped_column(primary_key=True)
+    #: its part of what projects share, in proportion
+    weight: Mapped[float] = mapped_column(Double)
+    gpus: Mapped[int]
+    cpus: Mapped[int]
+    #: of its own, others may use so much while it is idle
+    lend_gpus: Mapped[int | None]
+    lend_cpus: Mapped[int | None]
+    #: it may use so much beyond its own
+    borrow_gpus: Mapped[int | None]
+    borrow_cpus: Mapped[int | None]
+
+
 class Event(Base):
     """What happened, in order; rows are only added. A row with a `to_state` is a move, one without is a note.
 

@@ -17,7 +17,10 @@ from typing import ClassVar, NamedTuple
 
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.branch import Branch, Place
-from broker.scheduler.fair_share import Account, FairShare, Person, Taken, Totals
+from broker.scheduler.demand import demand_of
+from broker.scheduler.fair_share import Account, FairShare, Person
+from broker.scheduler.quotas import Amounts, amounts_of
+from broker.scheduler.shares import Taken, Totals, expected
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -57,7 +60,10 @@ class Queue:
         self.applicant = Applicant(owner, project, priority)
         #: which nodes refuse its jobs, by their own conditions, as of when `shapes` was found out
         self.refused: Refused = NOBODY_REFUSES
-        #: the one bit of its shape; None: not known yet
+        #: what quotas count of each of its jobs, and whether they admit one more
+        self.amounts = amounts_of(expected(demand_of(resources)))
+        self.admitted = True
+        #: the one bit of its shape, none while it is not admitted; None: not known yet
         self.shapes: int | None = None
         #: number and id of who is next; None: nobody waits
         self.head: tuple[int, str] | None = None
@@ -164,6 +170,8 @@ class Backlog:
         self._branches: dict[Account, list[Branch]] = {}
         #: queues of one shape and priority
         self._alike: Counter[tuple[str, Priority]] = Counter()
+        #: queues of one project whose jobs count alike for quotas
+        self._wishes: dict[tuple[str, Amounts], set[Queue]] = {}
         self._waiting = 0
         #: branches with several owners or projects, whose order depends on what these have
         self._contested = 0
@@ -243,6 +251,8 @@ class Backlog:
         person = account.person
         if person is not None and person.running == person.running_limit:
             self.reconsider(person)
+        if self.shares.quotas.active:
+            self.reconsider_quotas()
         if self._contested:
             self._reorder(account)
 
@@ -253,6 +263,8 @@ class Backlog:
             return
         if account.person is not None and account.person.running_limit is not None:
             self.reconsider(account.person)
+        if self.shares.quotas.active:
+            self.reconsider_quotas()
         if self._contested:
             self._reorder(account)
 
@@ -262,6 +274,16 @@ class Backlog:
             for branch in self._branches.get(account, ()):
                 branch.changed()
 
+    def reconsider_quotas(self) -> None:
+        """Quotas may admit other jobs than before."""
+        for (project, amounts), queues in self._wishes.items():
+            admitted = self.shares.quotas.admits(project, amounts)
+            for queue in queues:
+                if queue.admitted == admitted:
+                    break  # and so it is with all of them
+                queue.admitted, queue.shapes = admitted, None
+                queue.line.changed()
+
     def waiting_of(self, owner: str) -> int:
         """How many of an owner's jobs wait, in all projects."""
         return sum(len(queue) for queue in self._queues.values() if queue.owner == owner)
@@ -270,6 +292,8 @@ class Backlog:
         """Let time pass for all accounts: `FairShare.settle`."""
         self.shares.settle(now, totals)
         self.shares.forget(set(self._branches))
+        if self.shares.quotas.active:
+            self.reconsider_quotas()
         if self._contested:
             for account in self._branches:
                 self._reorder_one(account)
@@ -284,7 +308,7 @@ class Backlog:
             parent = branch.parent
             # Who is alone has no turn to wait for.
             if parent is not None and len(parent.order) > 1:
-                parent.put(branch, account.standing)
+                parent.put(branch, self.shares.key(account))
 
     # The tree ---------------------------------------------------------------------------------------------------------
 
@@ -302,6 +326,10 @@ class Backlog:
         self._alike[queue.shape, queue.priority] -= 1
         if not self._alike[queue.shape, queue.priority]:
             del self._alike[queue.shape, queue.priority]
+        alike = self._wishes[queue.project, queue.amounts]
+        alike.remove(queue)
+        if not alike:
+            del self._wishes[queue.project, queue.amounts]
         queue.line.close(queue)
         self._close_if_empty(queue.line)
 
@@ -314,6 +342,8 @@ class Backlog:
             priority = Branch(self.root, queue.priority)
             self.root.open(priority, -queue.rank)
         line = self._branch_of(self._branch_of(priority, project), owner)
+        queue.admitted = self.shares.quotas.admits(queue.project, queue.amounts)
+        self._wishes.setdefault((queue.project, queue.amounts), set()).add(queue)
         line.open(queue, queue.head[0])
         queue.line, queue.account = line, owner
         self._queues[kind] = queue
@@ -326,10 +356,10 @@ class Backlog:
         if len(parent.order) == 1:
             # It was not kept in order while it was alone.
             only = parent.order[0][2]
-            parent.put(only, only.account.standing)
+            parent.put(only, self.shares.key(only.account))
             self._contested += 1
         branch = Branch(parent, account, account)
-        parent.open(branch, account.standing)
+        parent.open(branch, self.shares.key(account))
         self._branches.setdefault(account, []).append(branch)
         return branch
 

@@ -15,9 +15,9 @@ from datetime import datetime
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused, refused_by
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
-from broker.scheduler.fair_share import Totals
 from broker.scheduler.node import Holding, Node
 from broker.scheduler.scoring import availability, normalised, standing
+from broker.scheduler.shares import Totals
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidSettings, NotFound

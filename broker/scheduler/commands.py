@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from broker.scheduler import draining, explaining, releasing, scheduling, sharing, stopping
+from broker.scheduler import draining, explaining, quota_commands, releasing, scheduling, sharing, stopping
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
@@ -18,10 +18,12 @@ from cyxwiz_tasks.protocol import (
     Cancel,
     CancelArray,
     Drain,
+    Quotas,
     Release,
     RemoveSchedule,
     Reply,
     SetLimits,
+    SetQuota,
     Undrain,
     Usage,
     Why,
@@ -31,7 +33,8 @@ from db import arrays, jobs
 
 log = logging.getLogger(__name__)
 
-_Deed = Cancel | CancelArray | AddSchedule | RemoveSchedule | Release | Drain | Undrain | SetLimits | Usage
+_Sharing = SetLimits | Usage | SetQuota | Quotas
+_Deed = Cancel | CancelArray | AddSchedule | RemoveSchedule | Release | Drain | Undrain | _Sharing
 _Command = _Deed | Why | Revoke
 _COMMAND: TypeAdapter[_Command] = TypeAdapter(Annotated[_Command, Field(discriminator="kind")])
 
@@ -95,6 +98,10 @@ def _value(turn: Turn, command: _Deed) -> Any:
             value = sharing.set_limits(turn, command)
         case Usage():
             value = sharing.usage(turn)
+        case SetQuota():
+            value = quota_commands.set_quota(turn, command)
+        case Quotas():
+            value = quota_commands.quotas(turn)
     return value
 
 

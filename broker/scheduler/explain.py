@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -17,6 +18,8 @@ from broker.scheduler.hints import hint, whom_they_take
 from broker.scheduler.matching import failures
 from broker.scheduler.node import Node
 from broker.scheduler.position import Ahead, ahead_of
+from broker.scheduler.quotas import amounts_of
+from broker.scheduler.shares import expected
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.opening_hours import show_opening
@@ -93,6 +96,8 @@ class Explanation(BaseModel):
     own_shares: list[Share] = Field(default_factory=list)
     #: how many jobs its owner may run, if that many run and it is this that holds it back
     running_limit: int | None = None
+    #: its project's quota does not admit it now, or its project borrows, and others come first for that
+    quota: Literal["reached", "borrows"] | None = None
     #: for people: what is so, and what would make it fit
     sentences: list[str] = Field(default_factory=list)
 
@@ -135,6 +140,7 @@ def why(
             found.sentences.append(f"{_nodes(len(refusing))} {do} not take such a job: {whom_they_take(refusing)}.")
         if sequence is not None:
             found.sentences += _sentences_on_limits(found, backlog, owner)
+            found.sentences += _sentences_on_quotas(found, backlog, project, resources)
     else:
         found.sentences += _sentences_on_misfit(found, cluster, resources, refused)
     return found
@@ -273,6 +279,22 @@ def _sentences_on_limits(found: Explanation, backlog: Backlog, owner: str) -> li
         f"It starts when another job of {whose} ends: {person.running} run, and {person.running_limit} may "
         f"(`cyxwiz limit {owner} --running N`)."
     ]
+
+
+def _sentences_on_quotas(found: Explanation, backlog: Backlog, project: str, resources: Resources) -> list[str]:
+    quotas, amounts = backlog.shares.quotas, amounts_of(expected(demand_of(resources)))
+    own, held = quotas.of(project), quotas.held(project)
+    has = f"{held.gpus} GPUs and {held.cpus} cores, and owns {own.gpus} and {own.cpus}"
+    if not quotas.admits(project, amounts):
+        found.quota = "reached"
+        return [f"Project {project or 'without a name'} holds {has}: more is not to be borrowed now (`cyxwiz quotas`)."]
+    if quotas.borrows(project):
+        found.quota = "borrows"
+        return [
+            f"Project {project or 'without a name'} holds {has}: projects that have something of their own left come "
+            "first (`cyxwiz quotas`)."
+        ]
+    return []
 
 
 def _have(count: int) -> str:

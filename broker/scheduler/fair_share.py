@@ -18,44 +18,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
-from broker.scheduler.demand import Demand
 from broker.scheduler.limits import Limits, OwnerLimits
+from broker.scheduler.quotas import Quota, Quotas, amounts_of
+from broker.scheduler.shares import Taken, Totals, dominant_share
 
 #: HTCondor's own default. A day: who had the cluster all day lets others go first tomorrow morning, and last week is
 #: forgotten (a hundredth of it is left).
 HALF_LIFE_SECONDS = 24 * 3600.0
 #: an account that holds nothing is forgotten when less than this is left of its past
 _FORGOTTEN = 1e-6
-
-
-class Totals(NamedTuple):
-    """What all nodes have together."""
-
-    slots: int = 0
-    gpus: int = 0
-    gpu_memory_bytes: int = 0
-    cpus: int = 0
-    ram_bytes: int = 0
-
-
-#: what one job holds beside one slot: GPUs that it has for itself, bytes of GPU memory, cores, bytes of memory
-Taken = tuple[int, int, int, int]
-
-
-def dominant_share(taken: Taken, totals: Totals) -> float:
-    """0..1; more only where nodes came back smaller than they were. 0 without nodes."""
-    return max(
-        (amount / total for amount, total in zip((1, *taken), totals, strict=True) if total),
-        default=0.0,
-    )
-
-
-def expected(demand: Demand) -> Taken:
-    """What a job with this demand will hold, as far as that can be said before it has GPUs."""
-    each = demand.gpu_memory_bytes if demand.shared else demand.wished_gpu_memory_bytes
-    return 0 if demand.shared else demand.gpus, each * demand.gpus, demand.cpus, demand.ram_bytes
+#: what is added to the standing of projects that borrow: they come after all others of the same priority
+_AFTER_OWNERS = 1e6
 
 
 class _Charge:
@@ -109,7 +83,7 @@ class FairShare:
 
     def __init__(self, half_life_seconds: float = HALF_LIFE_SECONDS, limits: Limits | None = None) -> None:
         self.totals = Totals()
-        self.limits = limits or Limits()
+        self.limits, self.quotas = limits or Limits(), Quotas()
         #: of what is held now, so much later a share of 1/e still counts
         self.mean_life_seconds = half_life_seconds / math.log(2)
         self._accounts: dict[tuple[str, str | None], Account] = {}
@@ -126,7 +100,7 @@ class FairShare:
         found = self._accounts.get((project, owner))
         if found is None:
             parent = None if owner is None else self.account(project, None)
-            weight = 1.0 if owner is None else self.limits.of(owner).weight
+            weight = self.quotas.of(project).weight if owner is None else self.limits.of(owner).weight
             found = self._accounts[project, owner] = Account(project, owner, parent, weight)
             if owner is not None:
                 found.person = self.person(owner)
@@ -149,6 +123,26 @@ class FairShare:
             account.weight = limits.weight
         return person
 
+    def set_quota(self, project: str, quota: Quota | None) -> None:
+        """Another quota and weight for a project from now on; None: it owns nothing."""
+        if quota is None:
+            self.quotas.remove(project)
+        else:
+            self.quotas.set(project, quota)
+        self.account(project, None).weight = self.quotas.of(project).weight
+        self.quotas.resize(self.totals)
+        self.quotas.hold_only(
+            (account.project, amounts_of(charge.taken), charge.jobs)
+            for account in self._accounts.values()
+            for charge in account.charges.values()
+        )
+
+    def key(self, account: Account) -> float:
+        """Whose is lowest goes next: who has had least; of projects, those with something of their own left first."""
+        if account.owner is None and self.quotas.borrows(account.project):
+            return account.standing + _AFTER_OWNERS
+        return account.standing
+
     def share(self, taken: Taken) -> float:
         """The dominant share of the cluster as it is now."""
         return dominant_share(taken, self.totals)
@@ -166,6 +160,9 @@ class FairShare:
         account.present += charge.share
         if account.person is not None:
             account.person.running += 1
+        if self.quotas.active:
+            self.quotas.promised.pop(job_id, None)
+            self.quotas.hold(account.project, amounts_of(taken))
         if account.parent is not None:
             account.parent.running += 1
             account.parent.present += charge.share
@@ -180,6 +177,8 @@ class FairShare:
             del charge.account.charges[charge.taken]
         if charge.account.person is not None:
             charge.account.person.running -= 1
+        if self.quotas.active:
+            self.quotas.hold(charge.account.project, amounts_of(charge.taken), -1)
         account: Account | None = charge.account
         while account is not None:
             account.running -= 1
@@ -208,6 +207,7 @@ class FairShare:
 
     def _resize(self, totals: Totals) -> None:
         self.totals = totals
+        self.quotas.resize(totals)
         for account in self._accounts.values():
             account.present = 0.0
         for account in self._accounts.values():

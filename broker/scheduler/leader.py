@@ -29,6 +29,7 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.early_stopping import EarlyStopping
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
 from broker.scheduler.duties.ghosts import Ghosts
+from broker.scheduler.duties.give_back import GiveBack
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.leases import Leases
 from broker.scheduler.duties.open_nodes import OpenNodes
@@ -75,6 +76,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Leases,
     Drains,
     Preempt,
+    GiveBack,
     EarlyStopping,
     Quarantine,
     Usage,

@@ -30,13 +30,14 @@ from broker.scheduler.limits import Limits, OwnerLimits, too_many_submissions, t
 from broker.scheduler.messages import Arrival
 from broker.scheduler.opening import Opening
 from broker.scheduler.placement import Placement, Placer
+from broker.scheduler.quotas import Quota
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import LimitReached
 from cyxwiz_tasks.protocol import Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import arrays, attempts, dependencies, jobs, limits, schedules, usage
+from db import arrays, attempts, dependencies, jobs, limits, quotas, schedules, usage
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -118,6 +119,8 @@ class Memory:
             restored.faults, restored.quarantines = node.faults, node.quarantines
         for own in limits.of_owners(tx):
             self.shares.limits.set(own.owner, OwnerLimits(own.weight, own.running, own.waiting, own.per_minute))
+        for project, quota in quotas.of_projects(tx).items():
+            self.shares.set_quota(project, Quota(**quota))
         self.settle()
         self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
         for job_id, array_id, at_most, rule in arrays.members(tx):

@@ -162,7 +162,9 @@ class _Walk:
         return branch  # type: ignore[return-value]
 
     def _find_out(self, branch: Branch) -> None:
-        """Whose shapes wait below, for a branch where that has changed: none of an owner who may not run more."""
+        """Whose shapes wait below, for a branch where that has changed: none of an owner who may not run more, and
+        none that quotas do not admit.
+        """
         if branch.account is not None and branch.account.person is not None and branch.account.person.is_full:
             branch.shapes = 0
             return
@@ -173,7 +175,8 @@ class _Walk:
                     self._find_out(child)
                 else:
                     child.refused = self._cluster.refusing(child.resources, child.applicant)
-                    child.shapes = 1 << self._shapes.of(child.resources, child.refused).number
+                    bit = 1 << self._shapes.of(child.resources, child.refused).number
+                    child.shapes = bit if child.admitted else 0
             shapes |= child.shapes or 0
         branch.shapes = shapes
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from broker.scheduler.backlog import Backlog, Queue
 from broker.scheduler.branch import Branch
 from broker.scheduler.demand import demand_of
-from broker.scheduler.fair_share import Account, FairShare, expected
+from broker.scheduler.fair_share import Account, FairShare
+from broker.scheduler.shares import expected
 from cyxwiz_tasks.states import Priority
 
 
@@ -64,15 +65,15 @@ def _others(branches: list[Branch], own: Account, share: float, shares: FairShar
     """Of the other projects, or owners of one, how many jobs are served before one whose own has got `share` by then;
     and what they would hold.
     """
-    limit = own.standing + share / own.weight
+    limit = shares.key(own) + share / own.weight
     found = []
     for branch in branches:
         account = branch.account
-        if account is None or account is own or account.standing > limit:
+        if account is None or account is own or shares.key(account) > limit:
             continue
         jobs, total = _all_below(branch, shares)
         each = total / jobs
-        count = jobs if each == 0 else min(jobs, int((limit - account.standing) * account.weight / each) + 1)
+        count = jobs if each == 0 else min(jobs, int((limit - shares.key(account)) * account.weight / each) + 1)
         found.append((account, count, count * each))
     return found
 

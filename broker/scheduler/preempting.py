@@ -25,10 +25,10 @@ from db.preemptions import Preemption
 log = logging.getLogger(__name__)
 
 
-def clear(turn: Turn, waiting: Waiting, clearing: Clearing) -> None:
+def clear(turn: Turn, waiting: Waiting, clearing: Clearing, reason: str | None = None) -> None:
     """Ask the victims to leave, and keep what they give back for the job that waits."""
     live = turn.memory.live
-    reason = f"its place is needed by job {waiting.job_id}, whose priority is {waiting.priority}"
+    reason = reason or f"its place is needed by job {waiting.job_id}, whose priority is {waiting.priority}"
     for job_id in clearing.victims:
         stopping.preempt(turn, job_id, live[job_id], reason)
     noted = [Preemption(job_id, live[job_id].token, waiting.job_id) for job_id in clearing.victims]

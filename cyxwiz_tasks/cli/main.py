@@ -31,6 +31,8 @@ _OWN = {
     "undrain": "undrain",
     "usage": "usage",
     "limit": "limit",
+    "quota": "quota",
+    "quotas": "quotas",
 }
 _ENTRY_POINTS = "cyxwiz.commands"
 
@@ -57,6 +59,8 @@ _SECTIONS = {
     "Sharing": {
         "usage": "Show who has how much of the cluster.",
         "limit": "Limit what one owner may have.",
+        "quota": "Say what a project owns of the cluster.",
+        "quotas": "Show what projects own, hold and borrow.",
     },
     "Services": {
         "demo": "Train a real model through the queue, from nothing.",

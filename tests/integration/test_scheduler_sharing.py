@@ -134,3 +134,44 @@ def test_people_see_and_set_it_on_the_command_line(plane, cyxwiz):
         assert "1/4" in shown
         rows = json.loads(cyxwiz("usage", "--json"))
         assert [(row["project"], row["owner"]) for row in rows] == [("lab", None), ("lab", "ann")]
+
+
+def test_a_project_takes_back_what_it_owns_and_others_have_borrowed(plane, cyxwiz):
+    with plane.scheduler():
+        node = plane.node(gpus=2, slots=8)
+        places = {}
+        for number in (1, 2):
+            job_id = plane.submit(number, project="guest", resources={"gpus": 1})
+            places[job_id], _ = node.take()
+            node.start(places[job_id])
+        shown = cyxwiz("quota", "set", "lab", "--gpus", "1", "--borrow-gpus", "0").strip()
+        assert shown == "project lab owns 1 GPUs and 0 cores, and holds 0 and 0; weight 1"
+        own, more = (plane.submit(number, project="lab", resources={"gpus": 1}) for number in (3, 4))
+        stop = node.told()
+        victim = next(job_id for job_id, attempt in places.items() if attempt.token == stop.token)
+        assert (stop.outcome, stop.grace_seconds) == ("preempted", plane.settings.preempt_grace_seconds)
+        assert "project lab wants back what it owns" in stop.reason
+        assert node.end(places[victim], "preempted", cause="preempted").committed
+        running, _ = node.take()
+        node.start(running)
+        assert running.job == own
+        assert "Project lab holds 1 GPUs" in str(plane.client.why(more))
+        assert "come first" in str(plane.client.why(victim))
+        assert plane.client.why(more).facts["quota"] == "reached"
+        rows = {row["project"]: row for row in json.loads(cyxwiz("quotas", "--json"))}
+        assert (rows["lab"]["held"]["gpus"], rows["guest"]["borrowed"]["gpus"]) == (1, 1)
+        assert "lab" in cyxwiz("quotas")
+        assert plane.redis.llen(f"cyxwiz.control.{node.id}") == 0, "one place was enough"
+    with plane.scheduler():
+        assert node.end(running).committed
+        assert node.run().job == more, "the next leader knows the quota: it comes before who borrows"
+        assert cyxwiz("quota", "remove", "lab", "--json").startswith("{")
+        assert plane.client.quotas() == []
+
+
+def test_quotas_that_are_none_are_refused(plane):
+    with plane.scheduler():
+        for wrong in ({"gpus": -1}, {"cpus": 1.5}, {"gpus": None}, {"weight": 0}, {"slots": 1}):
+            with pytest.raises(InvalidSettings, match=next(iter(wrong))):
+                plane.client.set_quota("lab", **wrong)
+        assert plane.client.quotas() == []

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
-from broker.scheduler.fair_share import FairShare, Totals, dominant_share
+from broker.scheduler.fair_share import FairShare
 from broker.scheduler.limits import Limits, OwnerLimits
 from broker.scheduler.placement import Placer
 from broker.scheduler.position import ahead_of
+from broker.scheduler.shares import Totals, dominant_share
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from tests.unit.fleet import A100, capability

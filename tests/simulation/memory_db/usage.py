@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from broker.scheduler.fair_share import Totals, dominant_share
+from broker.scheduler.shares import Totals, dominant_share
 from tests.simulation.memory_db.tables import Tx
 
 

@@ -1,0 +1,114 @@
+"""Projects take back what they own and others have borrowed; who must go is asked to write a checkpoint first."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import ClassVar
+
+from broker.scheduler import preempting
+from broker.scheduler.backlog import Queue, Waiting
+from broker.scheduler.demand import demand_of
+from broker.scheduler.duties.preempt import Preempt
+from broker.scheduler.giving_back import UNTOUCHED, Borrower, holders
+from broker.scheduler.preemption import Clearing, Holder, choose
+from broker.scheduler.quotas import Amounts, amounts_of
+from broker.scheduler.shares import expected
+from db import quotas as recorded
+
+#: jobs for which one run clears places: what it costs has a limit
+_JOBS = 4
+
+
+class GiveBack(Preempt):
+    every_seconds: ClassVar[float] = 0.5
+
+    def run_once(self) -> dict[str, int]:
+        memory = self.leader.memory
+        self._forget_promises()
+        if not memory.shares.quotas.active or not self.leader.placed_all or not memory.live:
+            return {}
+        owners = [queue for queue in memory.backlog if self._may_take_back(queue)]
+        if not owners:
+            return {}
+        victims = jobs = 0
+        with self.leader.turn() as turn:
+            # It takes four attempts to have given a place back three times: most jobs need no look-up.
+            most = self.leader.settings.quota_preemptions
+            often = [job_id for job_id, live in memory.live.items() if live.number > most]
+            preempted = recorded.times_preempted(turn.tx, often)
+            for waiting, clearing in self._clearings_for(owners, preempted):
+                reason = f"project {waiting.project} wants back what it owns, for job {waiting.job_id}"
+                preempting.clear(turn, waiting, clearing, reason)
+                memory.shares.quotas.promised[waiting.job_id] = waiting.project, _amounts(waiting)
+                victims += len(clearing.victims)
+                jobs += 1
+            memory.backlog.reconsider_quotas()
+        return {"jobs": jobs, "victims": victims}
+
+    def _may_take_back(self, queue: Queue) -> bool:
+        return (
+            self.leader.memory.shares.quotas.is_own(queue.project, queue.amounts)
+            and not (queue.account.person is not None and queue.account.person.is_full)
+            and queue.head is not None
+        )
+
+    def _clearings_for(self, owners: list[Queue], preempted: dict[str, int]) -> list[tuple[Waiting, Clearing]]:
+        memory = self.leader.memory
+        promised, wanted = memory.claims.promised(), defaultdict[str, Amounts](Amounts)
+        for project, amounts in memory.shares.quotas.promised.values():
+            wanted[project] = wanted[project].plus(amounts)
+        attempts, asked, found = self._attempts(preempted), set[str](), list[tuple[Waiting, Clearing]]()
+        for queue in owners:
+            nodes = self._nodes(queue.resources, queue.applicant)
+            # What was promised and is not placed yet is counted already.
+            waits = (one for one in queue.first(2 * _JOBS) if one.job_id not in memory.shares.quotas.promised)
+            for waiting in waits:
+                if waiting.job_id in memory.claims:
+                    continue
+                amounts = queue.amounts.plus(wanted[queue.project])
+                if len(found) == _JOBS or not memory.shares.quotas.is_own(queue.project, amounts):
+                    break
+                known = [
+                    one._replace(holder=one.holder._replace(stopping=one.holder.stopping or one.job_id in asked))
+                    for one in attempts
+                ]
+                may_go = holders(
+                    memory.shares.quotas, queue.project, queue.amounts, known, self.leader.settings.quota_preemptions
+                )
+                clearing = choose(nodes, UNTOUCHED, may_go, promised)
+                if clearing is None or not clearing.awaited:
+                    break
+                found.append((waiting, clearing))
+                promised.setdefault(clearing.node_id, []).append(clearing.wanted)
+                asked.update(clearing.victims)
+                wanted[queue.project] = amounts
+        return found
+
+    def _forget_promises(self) -> None:
+        """Of those who wait no longer: they have their places, or were cancelled."""
+        memory = self.leader.memory
+        promised = memory.shares.quotas.promised
+        gone = [job_id for job_id in promised if job_id not in memory.backlog]
+        for job_id in gone:
+            del promised[job_id]
+        if gone:
+            memory.backlog.reconsider_quotas()
+
+    def _attempts(self, preempted: dict[str, int]) -> list[Borrower]:
+        """All that are under way. One that was tried often has more to lose than its last attempt."""
+        now = time.monotonic()
+        return [
+            Borrower(
+                job_id,
+                live.waiting.project,
+                _amounts(live.waiting),
+                Holder(live.waiting.priority.rank, (now - live.assigned_at) * live.number, live.must_end),
+                preempted.get(job_id, 0),
+            )
+            for job_id, live in self.leader.memory.live.items()
+        ]
+
+
+def _amounts(waiting: Waiting) -> Amounts:
+    return amounts_of(expected(demand_of(waiting.resources)))

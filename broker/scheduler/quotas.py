@@ -1,0 +1,155 @@
+"""What projects are guaranteed of the cluster, and what they may use beyond it while others leave it idle.
+
+The model is Kueue's cohort: all projects lend each other what they do not use. A project has its own amount of a
+resource; of that it lends up to `lend`, and keeps the rest free for itself; beyond its own it borrows up to `borrow`.
+A project about which nothing was said owns nothing, and borrows without a limit. A borrowed place is given back when
+its owner wants it: `broker/scheduler/giving_back.py`.
+
+Pure: it counts. Whether a job fits on a node is the placer's question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from broker.scheduler.shares import Taken, Totals
+
+
+class Amounts(NamedTuple):
+    gpus: int = 0
+    cpus: int = 0
+
+    def plus(self, other: Amounts, times: int = 1) -> Amounts:
+        return Amounts(self.gpus + times * other.gpus, self.cpus + times * other.cpus)
+
+
+class Quota(NamedTuple):
+    """Limits that are None are none."""
+
+    #: part of the cluster, in proportion, where projects share
+    weight: float = 1.0
+    gpus: int = 0
+    cpus: int = 0
+    lend_gpus: int | None = None
+    lend_cpus: int | None = None
+    borrow_gpus: int | None = None
+    borrow_cpus: int | None = None
+
+    @property
+    def own(self) -> Amounts:
+        return Amounts(self.gpus, self.cpus)
+
+    @property
+    def kept(self) -> Amounts:
+        """What nobody else may use, even while it is idle."""
+        return Amounts(_above(self.own.gpus, self.lend_gpus), _above(self.own.cpus, self.lend_cpus))
+
+    @property
+    def most(self) -> tuple[float, float]:
+        """What it may use at most."""
+        return _together(self.gpus, self.borrow_gpus), _together(self.cpus, self.borrow_cpus)
+
+
+def _together(own: int, borrow: int | None) -> float:
+    return float("inf") if borrow is None else own + borrow
+
+
+def _above(own: int, lend: int | None) -> int:
+    return 0 if lend is None else max(0, own - lend)
+
+
+NO_QUOTA = Quota()
+
+
+def amounts_of(taken: Taken) -> Amounts:
+    """Of what a job holds, what quotas count: GPUs that it has for itself, and cores."""
+    return Amounts(taken[0], taken[2])
+
+
+class Quotas:
+    """What each project holds, beside what it may. Without any quota, nothing is counted and everything may be."""
+
+    def __init__(self) -> None:
+        self._quotas: dict[str, Quota] = {}
+        self._held: dict[str, Amounts] = {}
+        #: by waiting job for which a borrowed place is being cleared: its project, and what it will hold. It is not
+        #: lent again meanwhile, perhaps to the one that gives it back.
+        self.promised: dict[str, tuple[str, Amounts]] = {}
+        #: whether there is any
+        self.active = False
+        self.total = Amounts()
+
+    def __iter__(self) -> Iterator[str]:
+        """Projects that have a quota, or hold something while others have."""
+        if not self.active:
+            return iter(())
+        return iter(sorted({*self._quotas, *(name for name, held in self._held.items() if any(held))}))
+
+    def of(self, project: str) -> Quota:
+        return self._quotas.get(project, NO_QUOTA)
+
+    def set(self, project: str, quota: Quota) -> None:
+        self._quotas[project] = quota
+        self.active = True
+
+    def remove(self, project: str) -> None:
+        self._quotas.pop(project, None)
+        self.active = bool(self._quotas)
+
+    def held(self, project: str) -> Amounts:
+        return self._held.get(project, Amounts())
+
+    def hold(self, project: str, amounts: Amounts, count: int = 1) -> None:
+        """So many jobs more hold this; fewer if negative."""
+        self._held[project] = self.held(project).plus(amounts, count)
+
+    def hold_only(self, held: Iterable[tuple[str, Amounts, int]]) -> None:
+        """Set what all projects hold, in parts: project, amounts, how many jobs hold them."""
+        self._held.clear()
+        for project, amounts, count in held:
+            self.hold(project, amounts, count)
+
+    def resize(self, totals: Totals) -> None:
+        self.total = Amounts(totals.gpus, totals.cpus)
+
+    def borrows(self, project: str) -> bool:
+        """Whether it has nothing left of its own."""
+        return self.active and not any(
+            own > held for own, held in zip(self.of(project).own, self.held(project), strict=True)
+        )
+
+    def is_own(self, project: str, wanted: Amounts) -> bool:
+        """Whether a job that wants this would stay within what the project owns, of what anybody owns."""
+        quota, held = self.of(project), self.held(project)
+        return any(wanted[at] and quota.own[at] for at in range(len(wanted))) and all(
+            held[at] + wanted[at] <= quota.own[at] for at in range(len(wanted)) if wanted[at] and self._governed(at)
+        )
+
+    def admits(self, project: str, wanted: Amounts) -> bool:
+        """Whether a job that wants this may be placed now."""
+        quota, held = self.of(project), self.held(project)
+        for at, amount in enumerate(wanted):
+            if not amount or held[at] + amount <= quota.own[at]:
+                continue
+            if held[at] + amount > quota.most[at]:
+                return False
+            kept = self._kept_from(project, at)
+            if kept and sum(used[at] for used in self._held.values()) + amount > self.total[at] - kept:
+                return False
+        return True
+
+    def borrowed(self, project: str) -> Amounts:
+        """How much it holds beyond its own."""
+        quota, held = self.of(project), self.held(project)
+        return Amounts(*(max(0, held[at] - quota.own[at]) for at in range(len(held))))
+
+    def _kept_from(self, project: str, at: int) -> int:
+        """What is idle and not for this project to borrow."""
+        kept = sum(
+            max(0, quota.kept[at] - self.held(name)[at]) for name, quota in self._quotas.items() if name != project
+        )
+        return kept + sum(amounts[at] for name, amounts in self.promised.values() if name != project)
+
+    def _governed(self, at: int) -> bool:
+        return any(quota.own[at] for quota in self._quotas.values())

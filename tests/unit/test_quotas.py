@@ -1,0 +1,223 @@
+"""What projects own, lend and borrow; and that what was borrowed comes back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.giving_back import UNTOUCHED, Borrower, holders
+from broker.scheduler.placement import Placement, Placer
+from broker.scheduler.preemption import Holder, Wanted, choose
+from broker.scheduler.quotas import Amounts, Quota, Quotas
+from broker.scheduler.shares import Totals
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Priority
+from tests.unit.fleet import A100, capability
+
+GPU = Amounts(gpus=1)
+MOST = 3
+
+
+def quotas_of(gpus: int, held: dict[str, int] | None = None, **quotas: Quota) -> Quotas:
+    found = Quotas()
+    found.resize(Totals(gpus=gpus, cpus=100))
+    for project, quota in quotas.items():
+        found.set(project, quota)
+    for project, count in (held or {}).items():
+        found.hold(project, GPU, count)
+    return found
+
+
+def test_without_quotas_everything_may_be() -> None:
+    assert Quotas().admits("x", Amounts(1000, 1000))
+    assert not Quotas().borrows("x")
+    assert not Quotas().is_own("x", GPU)
+
+
+def test_what_is_idle_is_lent_up_to_a_limit() -> None:
+    quotas = quotas_of(8, {"y": 5}, x=Quota(gpus=4, lend_gpus=1))
+    assert not quotas.admits("y", GPU), "three are kept for x"
+    quotas = quotas_of(8, {"y": 4}, x=Quota(gpus=4, lend_gpus=1))
+    assert quotas.admits("y", GPU)
+    quotas.hold("x", GPU, 3)
+    assert quotas.admits("y", GPU), "x uses what is kept"
+
+
+def test_borrowing_has_a_limit() -> None:
+    quotas = quotas_of(8, {"x": 3}, x=Quota(gpus=2, borrow_gpus=2))
+    assert quotas.admits("x", GPU)
+    assert not quotas.admits("x", Amounts(gpus=2))
+    assert quotas.admits("x", Amounts(cpus=50)), "no word was said of cores"
+
+
+def test_who_has_something_of_his_own_left_does_not_borrow() -> None:
+    quotas = quotas_of(8, {"x": 2, "y": 3}, x=Quota(gpus=4), y=Quota(gpus=3))
+    assert [quotas.borrows(name) for name in ("x", "y", "z")] == [False, True, True]
+    assert [quotas.is_own(name, GPU) for name in ("x", "y", "z")] == [True, False, False]
+    assert not quotas.is_own("x", Amounts(cpus=1)), "nobody owns cores"
+
+
+def test_what_is_promised_to_an_owner_is_not_lent_again() -> None:
+    quotas = quotas_of(8, {"y": 7}, x=Quota(gpus=4))
+    assert quotas.admits("y", GPU)
+    quotas.promised["job"] = "x", GPU
+    assert not quotas.admits("y", GPU)
+    assert quotas.admits("x", GPU)
+
+
+def borrower(job_id: str, project: str = "y", rank: int = 1, seconds: float = 9.0, **values: int) -> Borrower:
+    return Borrower(
+        job_id, project, Amounts(gpus=values.get("gpus", 1)), Holder(rank, seconds, False), values.get("preempted", 0)
+    )
+
+
+def test_only_who_borrows_may_have_to_go_and_only_what_he_borrowed() -> None:
+    quotas = quotas_of(8, {"y": 4, "z": 2}, x=Quota(gpus=4), y=Quota(gpus=3), z=Quota(gpus=4))
+    attempts = [borrower("old", seconds=99), borrower("young", seconds=1), borrower("low", rank=0, seconds=50)]
+    attempts += [borrower("often", preempted=MOST, rank=0, seconds=0), borrower("owner", "z", seconds=0)]
+    found = holders(quotas, "x", GPU, attempts, MOST)
+    assert {name for name, holder in found.items() if holder.rank < UNTOUCHED} == {"low"}
+
+
+class Lab:
+    """A node with some GPUs, and projects that own parts of it."""
+
+    def __init__(self, gpus: int, quotas: dict[str, Quota]) -> None:
+        self.cluster = Cluster()
+        self.cluster.upsert_node("a", "a", capability(*[A100] * gpus, slots=99, cpus=99), "1")
+        self.backlog = Backlog()
+        self.backlog.settle(0.0, self.cluster.totals)
+        for project, quota in quotas.items():
+            self.backlog.shares.set_quota(project, quota)
+        self.quotas = self.backlog.shares.quotas
+        self.placer = Placer(self.cluster, self.backlog)
+        self.running: dict[str, Placement] = {}
+        self.preempted: Counter[str] = Counter()
+        self.number = 0
+
+    def submit(self, project: str, gpus: int, priority: Priority) -> None:
+        self.number += 1
+        self.backlog.add(Waiting(f"{self.number}", self.number, Resources(gpus=gpus), priority, "", project))
+
+    def place(self) -> None:
+        for placement in self.placer.place(99):
+            self.running[placement.job_id] = placement
+
+    def end(self, job_id: str) -> Placement:
+        self.cluster.release(job_id)
+        self.backlog.discharge(job_id)
+        return self.running.pop(job_id)
+
+    def give_back(self) -> int:
+        """One owner takes his place back; how many had to go."""
+        attempts = [
+            Borrower(
+                id,
+                one.waiting.project,
+                Amounts(gpus=len(one.gpu_indexes)),
+                Holder(one.waiting.priority.rank, float(self.number - one.waiting.sequence), False),
+                self.preempted[id],
+            )
+            for id, one in self.running.items()
+        ]
+        for queue in list(self.backlog):
+            if not self.quotas.is_own(queue.project, queue.amounts):
+                continue
+            node = self.cluster.node("a")
+            wanted = Wanted(self.placer._shapes.of(queue.resources, queue.refused).demand, range(len(node.gpu_indexes)))
+            may_go = holders(self.quotas, queue.project, queue.amounts, attempts, MOST)
+            clearing = choose([(node, wanted)], UNTOUCHED, may_go, {})
+            if clearing is None or not clearing.victims:
+                continue
+            assert queue.head is not None
+            self.quotas.promised[queue.head[1]] = queue.project, queue.amounts
+            for victim in clearing.victims:
+                self.preempted[victim] += 1
+                self.backlog.add(self.end(victim).waiting)
+            self.backlog.reconsider_quotas()
+            return len(clearing.victims)
+        return 0
+
+    def check(self) -> None:
+        total = sum(len(one.gpu_indexes) for one in self.running.values())
+        for project in ("x", "y", "z"):
+            quota = self.quotas.of(project)
+            mine = sum(len(one.gpu_indexes) for one in self.running.values() if one.waiting.project == project)
+            assert self.quotas.held(project).gpus == mine
+            if quota.borrow_gpus is not None:
+                assert mine <= quota.gpus + quota.borrow_gpus
+        idle = {name: max(0, self.quotas.of(name).kept.gpus - self.quotas.held(name).gpus) for name in ("x", "y", "z")}
+        assert total + sum(idle.values()) <= self.quotas.total.gpus
+        assert max(self.preempted.values(), default=0) <= MOST
+
+
+few = st.one_of(st.none(), st.integers(0, 3))
+
+
+@given(
+    owns=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    lends=st.tuples(few, few),
+    borrows=st.tuples(few, few),
+    moves=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from("xyz"), st.integers(1, 2), st.sampled_from(Priority)),
+            st.integers(0, 30),
+        ),
+        max_size=40,
+    ),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_borrowed_comes_back_and_what_is_kept_stays_free(
+    owns: tuple[int, int], lends: tuple[int | None, int | None], borrows: tuple[int | None, int | None], moves: list
+) -> None:
+    quotas = {
+        name: Quota(gpus=own, lend_gpus=lend, borrow_gpus=borrow)
+        for name, own, lend, borrow in zip("xy", owns, lends, borrows, strict=True)
+    }
+    lab = Lab(8, quotas)
+    for move in moves:
+        if isinstance(move, tuple):
+            lab.submit(*move)
+        elif lab.running:
+            lab.end(sorted(lab.running)[move % len(lab.running)])
+        lab.place()
+        lab.check()
+        rounds = 0
+        while lab.give_back():
+            lab.place()
+            lab.check()
+            rounds += 1
+            assert rounds <= 8 * MOST, "places go to and fro"
+        # An owner waits only while nobody borrows, but for those who have given their place back often enough.
+        waits = [queue for queue in lab.backlog if lab.quotas.is_own(queue.project, queue.amounts)]
+        for queue in waits:
+            borrowed = sum(
+                len(one.gpu_indexes)
+                for id, one in lab.running.items()
+                if lab.quotas.borrowed(one.waiting.project).gpus
+                and one.waiting.project != queue.project
+                and lab.preempted[id] < MOST
+            )
+            excess = sum(lab.quotas.borrowed(name).gpus for name in "xyz" if name != queue.project)
+            assert not borrowed or excess < queue.amounts.gpus, (queue.project, lab.running)
+
+
+@pytest.mark.parametrize("priority", [Priority.LOW, Priority.HIGH])
+def test_an_owner_gets_his_own_back_whatever_the_priority_of_who_borrowed_it(priority: Priority) -> None:
+    lab = Lab(4, {"x": Quota(gpus=2)})
+    for _ in range(6):
+        lab.submit("y", 1, priority)
+    lab.place()
+    assert len(lab.running) == 4
+    lab.submit("x", 1, Priority.NORMAL)
+    lab.submit("x", 1, Priority.NORMAL)
+    lab.submit("x", 1, Priority.NORMAL)
+    lab.place()
+    while lab.give_back():
+        lab.place()
+    assert Counter(one.waiting.project for one in lab.running.values()) == {"x": 2, "y": 2}
