@@ -15,6 +15,7 @@ from cyxwiz_tasks.capability import Gpu
 from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.quantities import parse_size
 from cyxwiz_tasks.telemetry import GpuReading
+from workers.near_cores import cores_near
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ class GpuProvider(Protocol):
 
     def fault(self, indexes: Collection[int]) -> str | None:
         """What is wrong with one of these GPUs, if anything."""
+
+    def near_cores(self, indexes: Collection[int]) -> frozenset[int]:
+        """CPU cores on the side of these GPUs; empty where nothing is known."""
 
 
 class FakeGpus:
@@ -77,6 +81,9 @@ class FakeGpus:
 
     def fault(self, indexes: Collection[int]) -> str | None:
         return None
+
+    def near_cores(self, indexes: Collection[int]) -> frozenset[int]:
+        return frozenset()
 
 
 class NvmlGpus:
@@ -123,6 +130,14 @@ class NvmlGpus:
                 self._errors[index] = errors
                 return f"GPU {index}: {errors - before} uncorrectable memory errors"
         return None
+
+    def near_cores(self, indexes: Collection[int]) -> frozenset[int]:
+        near = [self._near_cores(index, self._handles[index]) for index in indexes if index in self._handles]
+        return frozenset().union(*near) if all(near) else frozenset()
+
+    def _near_cores(self, index: int, handle: Any) -> frozenset[int]:
+        pci = self._ask(index, "PCI address", pynvml.nvmlDeviceGetPciInfo, handle)
+        return frozenset() if pci is None else cores_near(f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0")
 
     def _uncorrected(self, index: int, handle: Any) -> int:
         kind, since = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC

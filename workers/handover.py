@@ -7,6 +7,7 @@ attempt needs (its log, its reports, Celery's events) can be made while the proc
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_artifacts import fetch_checkpoint
 from workers.attempts import StopRequest
 from workers.link import gone_seconds
+from workers.near_cores import chosen, keep_on
 from workers.node import Node
 from workers.warm_process import WarmProcess
 
@@ -76,11 +78,20 @@ class Handover:
         if self._may_have_checkpoint and not self._fetch_checkpoint():
             return
         failpoints.hit("agent.before_handover")
+        self._keep_near_its_gpus(process)
         self.given, self.given_at = True, time.monotonic()
         try:
             process.pipe.send(self._frame())
         except OSError:
             return  # it has just died: supervise sees why
+
+    def _keep_near_its_gpus(self, process: WarmProcess) -> None:
+        node, cpus = self._node, self.header.resources.cpus
+        if not cpus or not self.assignment.gpus or not hasattr(os, "sched_setaffinity"):
+            return
+        near, allowed = node.gpus.near_cores(self.assignment.gpus), frozenset(os.sched_getaffinity(0))
+        if cores := chosen(cpus, near, allowed, node.capability.cpu_cores):
+            keep_on(process.pid, cores)
 
     def told(self) -> None:
         """Celery knows of the attempt's end, and what waited for that has been sent on its way."""

@@ -48,5 +48,8 @@ class SharedGpus:
     def fault(self, indexes: Collection[int]) -> str | None:
         return self._provider.fault(indexes)
 
+    def near_cores(self, indexes: Collection[int]) -> frozenset[int]:
+        return self._provider.near_cores(indexes)
+
     def _is_ours(self, index: int) -> bool:
         return index % self._share.of == self._share.number - 1
