@@ -20,8 +20,11 @@ COLOURS = {"up": "green", "suspect": "yellow", "lost": "red", "left": "dim"}
 def show_nodes(rows: list[dict[str, Any]], console: Console) -> None:
     """A line for each node: what it has, and how much of it is taken."""
     table = Table(box=None, pad_edge=False, header_style="bold")
+    has_conditions = any((row.get("capability") or {}).get("accept") for row in rows)
     for title in ("NODE", "STATE", "GPUS", "CPUS", "RAM", "JOBS", "TORCH", "LABELS", "SEEN"):
         table.add_column(title, no_wrap=title not in ("GPUS", "LABELS"))
+    if has_conditions:
+        table.add_column("TAKES")
     for row in rows:
         can = row.get("capability") or {}
         labels = can.get("labels") or row.get("labels") or {}
@@ -35,6 +38,7 @@ def show_nodes(rows: list[dict[str, Any]], console: Console) -> None:
             str(can.get("torch") or ""),
             Text(" ".join(f"{key}={value}" for key, value in labels.items())),
             _seen(row),
+            *([Text(can.get("accept") or "all")] if has_conditions else []),
         )
     console.print(table if rows else "no nodes: start one with `cyxwiz worker`")
 

@@ -150,6 +150,15 @@ def test_a_node_outside_its_hours_says_when_it_opens() -> None:
         assert "opens" not in captured.get() or "opens" in shown
 
 
+def test_whose_jobs_nodes_take_is_shown_where_some_are_choosy() -> None:
+    console = Console(width=200)
+    choosy = NODE | {"capability": NODE["capability"] | {"accept": 'owner == "ann"'}}
+    for rows, shown in (([NODE, choosy], True), ([NODE], False)):
+        with console.capture() as captured:
+            show_nodes(rows, console)
+        assert ("TAKES" in captured.get()) == ('owner == "ann"' in captured.get()) == shown
+
+
 def test_a_drained_node_is_shown_as_one() -> None:
     console = Console(width=200)
     with console.capture() as shown:
