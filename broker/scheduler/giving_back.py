@@ -36,8 +36,10 @@ def holders(
     """
     found: dict[str, Holder] = {}
     left: dict[str, list[int]] = {}
-    # Least work is lost first: what a project borrowed is counted down from there.
-    for one in sorted(attempts, key=lambda one: (one.holder.rank, one.holder.seconds, one.job_id)):
+    # What a project borrowed is counted down: from those who go anyway to those who lose most work.
+    for one in sorted(
+        attempts, key=lambda one: (not one.holder.stopping, one.holder.rank, one.holder.seconds, one.job_id)
+    ):
         excess = left.setdefault(one.project, list(quotas.borrowed(one.project)))
         may_go = (
             one.project != project

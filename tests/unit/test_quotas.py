@@ -84,6 +84,13 @@ def test_only_who_borrows_may_have_to_go_and_only_what_he_borrowed() -> None:
     assert {name for name, holder in found.items() if holder.rank < UNTOUCHED} == {"low"}
 
 
+def test_who_goes_anyway_counts_as_given_back() -> None:
+    quotas = quotas_of(8, {"y": 4}, x=Quota(gpus=4), y=Quota(gpus=3))
+    leaving = borrower("leaving", seconds=500)
+    attempts = [borrower("young", seconds=1), leaving._replace(holder=leaving.holder._replace(stopping=True))]
+    assert holders(quotas, "x", GPU, attempts, MOST)["young"].rank == UNTOUCHED
+
+
 class Lab:
     """A node with some GPUs, and projects that own parts of it."""
 

@@ -25,19 +25,18 @@ class GiveBack(Preempt):
 
     def run_once(self) -> dict[str, int]:
         memory = self.leader.memory
-        self._forget_promises()
-        if not memory.shares.quotas.active or not self.leader.placed_all or not memory.live:
+        if not memory.shares.quotas.active:
             return {}
+        self._keep_promises()
         owners = [queue for queue in memory.backlog if self._may_take_back(queue)]
-        if not owners:
+        # Whose job gave its place back often is looked up only where somebody might have to go.
+        if not owners or not memory.live or not self.leader.placed_all or not self._clearings_for(owners, {}):
             return {}
-        victims = jobs = 0
+        jobs = victims = 0
         with self.leader.turn() as turn:
-            # It takes four attempts to have given a place back three times: most jobs need no look-up.
             most = self.leader.settings.quota_preemptions
             often = [job_id for job_id, live in memory.live.items() if live.number > most]
-            preempted = recorded.times_preempted(turn.tx, often)
-            for waiting, clearing in self._clearings_for(owners, preempted):
+            for waiting, clearing in self._clearings_for(owners, recorded.times_preempted(turn.tx, often)):
                 reason = f"project {waiting.project} wants back what it owns, for job {waiting.job_id}"
                 preempting.clear(turn, waiting, clearing, reason)
                 memory.shares.quotas.promised[waiting.job_id] = waiting.project, _amounts(waiting)
@@ -61,9 +60,7 @@ class GiveBack(Preempt):
         attempts, asked, found = self._attempts(preempted), set[str](), list[tuple[Waiting, Clearing]]()
         for queue in owners:
             nodes = self._nodes(queue.resources, queue.applicant)
-            # What was promised and is not placed yet is counted already.
-            waits = (one for one in queue.first(2 * _JOBS) if one.job_id not in memory.shares.quotas.promised)
-            for waiting in waits:
+            for waiting in queue.first(2 * _JOBS):
                 if waiting.job_id in memory.claims:
                     continue
                 amounts = queue.amounts.plus(wanted[queue.project])
@@ -85,15 +82,18 @@ class GiveBack(Preempt):
                 wanted[queue.project] = amounts
         return found
 
-    def _forget_promises(self) -> None:
-        """Of those who wait no longer: they have their places, or were cancelled."""
+    def _keep_promises(self) -> None:
+        """Of places that are being cleared, also by word of a leader before this one. The turn in which the last of
+        them ends places the job; one that waits on has lost its place to somebody else's own, and asks again.
+        """
         memory = self.leader.memory
-        promised = memory.shares.quotas.promised
-        gone = [job_id for job_id in promised if job_id not in memory.backlog]
-        for job_id in gone:
-            del promised[job_id]
-        if gone:
-            memory.backlog.reconsider_quotas()
+        quotas, backlog = memory.shares.quotas, memory.backlog
+        waiting = [found for job_id in memory.claims if (found := backlog.find(job_id)) is not None]
+        amounts = {one.job_id: (one.project, _amounts(one)) for one in waiting}
+        kept = {job_id: promise for job_id, promise in amounts.items() if quotas.is_own(*promise)}
+        if quotas.promised != kept:
+            quotas.promised = kept
+            backlog.reconsider_quotas()
 
     def _attempts(self, preempted: dict[str, int]) -> list[Borrower]:
         """All that are under way. One that was tried often has more to lose than its last attempt."""
