@@ -392,6 +392,8 @@ class Live:
     age_seconds: float
     lease_left_seconds: float
     deadline_in_seconds: float | None
+    #: of its process
+    time_limit_seconds: float | None
 
 
 _LIVE = text(
@@ -401,7 +403,8 @@ _LIVE = text(
         learned, cancel_requested_at IS NOT NULL AS cancel_requested,
         extract(epoch FROM statement_timestamp() - attempts.assigned_at)::float8 AS age_seconds,
         extract(epoch FROM lease_until - statement_timestamp())::float8 AS lease_left_seconds,
-        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds
+        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds,
+        time_limit_seconds
     FROM attempts JOIN jobs ON jobs.id = job_id
     WHERE attempts.state IN ('assigned', 'running') ORDER BY token"""
 )

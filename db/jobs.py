@@ -143,6 +143,8 @@ class Waiting(NamedTuple):
     deadline_in_seconds: float | None
     #: one of Cause: why it came back to the queue
     cause: str | None
+    #: of each attempt
+    time_limit_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,8 @@ _WAITING = text(
         extract(epoch FROM statement_timestamp() - accepted_at)::float8 AS waited_seconds,
         extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
         extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds,
-        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, cause
+        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, cause,
+        time_limit_seconds
     FROM jobs WHERE state = 'pending' AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(CAST(:ids AS uuid[])))
     ORDER BY priority DESC, seq"""
 ).execution_options(yield_per=_STREAM_ROWS)

@@ -1,8 +1,8 @@
 """Waiting jobs, in the order in which they are placed: priority first; within one, the project and in it the owner who
 has had least of the cluster (`fair_share.py`); an owner's own by sequence number.
 
-They are grouped into queues of equal shape, priority, project and owner, so whoever looks for work looks at as many
-heads as there are kinds of work. A job costs its id and its number: about 170 bytes with the text of the id
+They are grouped into queues of equal shape, priority, time limit, project and owner, so whoever looks for work looks at
+as many heads as there are kinds of work. A job costs its id and its number: about 170 bytes with the text of the id
 (docs/performance.md).
 """
 
@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from math import ceil, inf
 from typing import ClassVar, NamedTuple
 
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
@@ -37,10 +38,24 @@ class Waiting(NamedTuple):
     priority: Priority
     owner: str = ""
     project: str = ""
+    #: how long it runs at most, as `coarse` has it; None: nobody knows
+    time_limit_seconds: float | None = None
+
+
+#: up to so many seconds, time limits are told apart by so many
+_STEPS = ((60, 1), (600, 10), (3600, 60), (12 * 3600, 600), (10 * 86400, 3600), (inf, 86400))
+
+
+def coarse(seconds: float | None) -> float | None:
+    """A time limit, rounded up so that there are few different ones; those that people write stay as they are."""
+    if seconds is None:
+        return None
+    step = next(step for most, step in _STEPS if seconds <= most)
+    return float(ceil(seconds / step) * step)
 
 
 class Queue:
-    """Jobs of one shape, priority and owner by rising sequence number.
+    """Jobs of one shape, priority, time limit and owner by rising sequence number.
 
     Cancelled ones stay in the arrays until they come to the head or are the majority: `_live` says who still waits.
     """
@@ -48,11 +63,19 @@ class Queue:
     #: a leaf of the tree
     order: ClassVar[tuple[Place, ...]] = ()
 
-    def __init__(self, resources: Resources, priority: Priority, owner: str = "", project: str = "") -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        priority: Priority,
+        owner: str = "",
+        project: str = "",
+        time_limit_seconds: float | None = None,
+    ) -> None:
         self.resources, self.priority, self.owner, self.project = resources, priority, owner, project
+        self.time_limit_seconds = time_limit_seconds
         self.shape, self.rank = resources.shape, priority.rank
         #: as a child of its owner's branch, which keeps `place`
-        self.name = self.shape
+        self.name = self.shape, time_limit_seconds
         self.place: Place | None = None
         self.line: Branch
         #: whose it is
@@ -79,6 +102,16 @@ class Queue:
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._live
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its owner has as much at work as is allowed: it is no place that it waits for."""
+        return self.account.person is not None and self.account.person.is_full
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its owner, or his project, has as much at work as is allowed."""
+        return self.is_full or not self.admitted
 
     def add(self, job_id: str, sequence: int) -> None:
         self._live[job_id] = sequence
@@ -107,15 +140,13 @@ class Queue:
             del self._ids[: self._at], self._sequences[: self._at]
             self._at = 0
         self._find_head()
-        return Waiting(job_id, sequence, self.resources, self.priority, self.owner, self.project)
+        return self._waiting(job_id, sequence)
 
     def first(self, count: int) -> list[Waiting]:
         """Up to about `count` of those who are next, as far as they are in order: returned ones may stand behind."""
         ids = [id for _, id in sorted(self._returned)[:count]] + self._ids[self._at : self._at + count]
         return [
-            Waiting(id, sequence, self.resources, self.priority, self.owner, self.project)
-            for id in dict.fromkeys(ids)
-            if (sequence := self._live.get(id)) is not None
+            self._waiting(id, sequence) for id in dict.fromkeys(ids) if (sequence := self._live.get(id)) is not None
         ]
 
     def count_before(self, sequence: int) -> int:
@@ -131,6 +162,14 @@ class Queue:
     def sequence_of(self, job_id: str) -> int:
         """Raises KeyError if the job does not wait here."""
         return self._live[job_id]
+
+    def find(self, job_id: str) -> Waiting:
+        """Raises KeyError if the job does not wait here."""
+        return self._waiting(job_id, self._live[job_id])
+
+    def _waiting(self, job_id: str, sequence: int) -> Waiting:
+        limit_seconds = self.time_limit_seconds
+        return Waiting(job_id, sequence, self.resources, self.priority, self.owner, self.project, limit_seconds)
 
     def _find_head(self) -> None:
         live, ids, sequences, at = self._live, self._ids, self._sequences, self._at
@@ -151,12 +190,12 @@ class Queue:
         self._at, self._returned = 0, []
 
 
-#: shape, priority, project, owner
-_Kind = tuple[str, Priority, str, str]
+#: shape, priority, project, owner, time limit
+_Kind = tuple[str, Priority, str, str, float | None]
 
 
 def _kind(waiting: Waiting) -> _Kind:
-    return waiting.resources.shape, waiting.priority, waiting.project, waiting.owner
+    return waiting.resources.shape, waiting.priority, waiting.project, waiting.owner, waiting.time_limit_seconds
 
 
 class Backlog:
@@ -199,7 +238,7 @@ class Backlog:
         kind = _kind(waiting)
         queue = self._queues.get(kind)
         if queue is None:
-            queue = Queue(waiting.resources, waiting.priority, waiting.owner, waiting.project)
+            queue = Queue(*waiting[2:])
             queue.add(waiting.job_id, waiting.sequence)
             self._open(kind, queue)
         elif waiting.job_id in queue:
@@ -239,8 +278,7 @@ class Backlog:
         queue = self._queue_of(job_id)
         if queue is None:
             return None
-        sequence = queue.sequence_of(job_id)
-        return Waiting(job_id, sequence, queue.resources, queue.priority, queue.owner, queue.project)
+        return queue.find(job_id)
 
     # Whose turn it is -------------------------------------------------------------------------------------------------
 
@@ -322,7 +360,7 @@ class Backlog:
             self._close(queue)
 
     def _close(self, queue: Queue) -> None:
-        del self._queues[queue.shape, queue.priority, queue.project, queue.owner]
+        del self._queues[queue.shape, queue.priority, queue.project, queue.owner, queue.time_limit_seconds]
         self._alike[queue.shape, queue.priority] -= 1
         if not self._alike[queue.shape, queue.priority]:
             del self._alike[queue.shape, queue.priority]

@@ -70,6 +70,17 @@ class Candidates:
         admitted = self._admitted[node.row].nonzero()[0].tolist() if node.mixed else range(len(node.gpu_memory))
         return node.best_gpus(self.demand, admitted)
 
+    def could_run(self, node: Node) -> bool:
+        """Whether a job of this shape fits there when the node is empty."""
+        if self._described != self._cluster.described.end:
+            self._judge_described()
+        return bool(self._bonus.item(node.row) != _NOWHERE)
+
+    def score_on(self, node: Node) -> float | None:
+        """The score of one node; None: a job of this shape does not fit there now."""
+        score = self._score_at(node.row) if self.could_run(node) else _NOWHERE
+        return score if score != _NOWHERE else None
+
     def preferred_at(self, node: Node) -> float | None:
         """The share of what the job prefers that this node has, 0..1; None: it prefers nothing."""
         return self._shares.item(node.row) if self._prefers else None

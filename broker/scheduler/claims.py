@@ -1,65 +1,204 @@
-"""Places that are being cleared, each for one waiting job.
+"""Places that are kept, each for one waiting job that fits nowhere now.
 
-What one of those that must leave gives back is kept until all have: a half cleared place would otherwise go to whoever
-fits into it, such as the one that has just left.
+A place is being cleared for an urgent job (`preemption.py`), or is reserved for whoever is the next in line
+(`reservations.py`). Either way some attempts on the node are awaited. What is free there, and will not come from them,
+is booked as kept, so that nobody else takes it; what they hold is booked as soon as they end. Otherwise a half cleared
+place would go to whoever fits into it.
+
+Pure: `settle` brings the books in line with what has changed since, and is called before anything is placed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
+from broker.scheduler.backlog import Waiting
 from broker.scheduler.cluster import Cluster
-from broker.scheduler.preemption import Clearing, Wanted
+from broker.scheduler.node import Kept, Node
+from broker.scheduler.places import Wanted, fits, positions, take, takes_work, usable_gpus, without
+from broker.scheduler.preemption import Clearing
+from cyxwiz_tasks.capability import Capability
+
+#: beyond its time limit, what the start of an attempt, its end, and the word of it may take
+ENDING_SECONDS = 10.0
+
+
+class Claim(NamedTuple):
+    """A place on one node, kept for one waiting job."""
+
+    waiting: Waiting
+    node_id: str
+    #: what the node was when the place was chosen: a node that describes itself anew keeps nothing
+    capability: Capability
+    wanted: Wanted
+    #: live attempts there, by their jobs: once they have ended, the job fits
+    awaited: frozenset[str]
+    #: the GPUs that it will get then
+    gpus: tuple[int, ...]
+    #: the awaited ones were told to end
+    clearing: bool
+    #: when the last of them ends at the latest, by the clock of whoever planned it; None: nobody knows
+    starts_at: float | None = None
+
+    @property
+    def job_id(self) -> str:
+        return self.waiting.job_id
+
+    @property
+    def rank(self) -> int:
+        return self.waiting.priority.rank
+
+    def seconds_left(self, now: float | None) -> float:
+        """How long an attempt may run that is over before this job starts; 0: nobody can know."""
+        return self.starts_at - now - ENDING_SECONDS if self.starts_at is not None and now is not None else 0.0
+
+
+def claim_on(
+    node: Node,
+    waiting: Waiting,
+    wanted: Wanted,
+    awaited: Iterable[str],
+    *,
+    clearing: bool = False,
+    starts_at: float | None = None,
+) -> Claim:
+    """A claim to the place that is there once these have ended. GPUs that are in use now are taken first: what is free
+    already serves others meanwhile.
+    """
+    awaited = frozenset(awaited)
+    then = without(node, awaited, kept_for=node.kept)
+    now = set(usable_gpus(without(node, (), kept_for=node.kept), wanted))
+    gpus: tuple[int, ...] = ()
+    if wanted.demand.gpus:
+        usable = sorted(usable_gpus(then, wanted), key=lambda at: (at in now, then.gpu_free[at]))
+        gpus = tuple(sorted(usable[: wanted.demand.gpus]))
+    return Claim(waiting, node.node_id, node.capability, wanted, awaited, gpus, clearing, starts_at)
+
+
+class _Jobs(Protocol):
+    def __contains__(self, job_id: str, /) -> bool: ...
 
 
 class Claims:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._by_job: dict[str, Clearing] = {}
-        #: by attempt (its job's id): the job that waits for its end
-        self._waited_for: dict[str, str] = {}
-        #: by waiting job: the names under which its place is held
-        self._kept: dict[str, list[str]] = {}
+        self._by_job: dict[str, Claim] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_job)
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._by_job
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._by_job))
+    def __iter__(self) -> Iterator[Claim]:
+        return iter(list(self._by_job.values()))
 
-    def add(self, job_id: str, clearing: Clearing) -> None:
+    def get(self, job_id: str) -> Claim | None:
+        return self._by_job.get(job_id)
+
+    def clears(self, job_id: str) -> bool:
+        """Whether a place is being cleared for this job."""
+        claim = self._by_job.get(job_id)
+        return claim is not None and claim.clearing
+
+    def clear(self, waiting: Waiting, clearing: Clearing) -> None:
         """A place is being cleared for this job."""
-        self._by_job[job_id], self._kept[job_id] = clearing, []
-        for awaited in clearing.awaited:
-            # One that ends anyway may be waited for by several jobs; its part is kept for the first of them.
-            self._waited_for.setdefault(awaited, job_id)
+        self.drop(waiting.job_id)
+        node = self._cluster.node(clearing.node_id)
+        self._by_job[waiting.job_id] = claim_on(node, waiting, clearing.wanted, clearing.awaited, clearing=True)
 
-    def release(self, job_id: str) -> None:
-        """An attempt is over: its place is free, or kept for the job that waits for it and for others there."""
-        cluster = self._cluster
-        node = cluster.node_of(job_id)
-        holding = node.holdings[job_id] if node is not None else None
-        cluster.release(job_id)
-        claimant = self._waited_for.pop(job_id, None)
-        if claimant is None:
-            return
-        if claimant not in self._waited_for.values():
-            self.drop(claimant)
-        elif node is not None and holding is not None:
-            name = f"kept for {claimant}: {job_id}"
-            self._kept[claimant].append(name)
-            cluster.take_at(node, name, *holding)
+    def reserve(self, reservations: Iterable[Claim]) -> None:
+        """These are reserved from now on, and no others. What is being cleared stays."""
+        new = {claim.job_id: claim for claim in reservations if not self.clears(claim.job_id)}
+        for claim in self:
+            if not claim.clearing:
+                del self._by_job[claim.job_id]
+                # Where the node is the same, `settle` compares what is kept with what should be.
+                if claim.job_id not in new or new[claim.job_id].node_id != claim.node_id:
+                    self._release(claim)
+        self._by_job |= new
 
     def drop(self, job_id: str) -> None:
-        """Nothing is kept for this job any more: its place is clear, or it waits no longer."""
-        for name in self._kept.pop(job_id):
-            self._cluster.release(name)
-        del self._by_job[job_id]
-        self._waited_for = {awaited: job for awaited, job in self._waited_for.items() if job != job_id}
+        """Nothing is kept for this job any more, if anything was."""
+        claim = self._by_job.pop(job_id, None)
+        if claim is not None:
+            self._release(claim)
 
-    def promised(self) -> dict[str, list[Wanted]]:
-        """By node, what is promised there."""
+    def settle(self, waiting: _Jobs) -> list[Claim]:
+        """Keep what is to be kept by now. Returns the claims whose place is clear: all of it is kept until they are
+        dropped.
+
+        `waiting` are the jobs that wait; a claim of another, or to a place that is gone, is dropped.
+        """
+        clear: list[Claim] = []
+        for node_id in dict.fromkeys(claim.node_id for claim in self._by_job.values()):
+            clear += self._settle_on(node_id, waiting)
+        return clear
+
+    def keep_on(self, node_id: str) -> None:
+        """Something was taken on this node: keep what is left of what is to be kept there."""
+        self._settle_on(node_id, self._by_job)
+
+    def promised(self, rank: int | None = None, besides: str = "") -> dict[str, list[Wanted]]:
+        """By node, what is being cleared for others than this job, and what is reserved for such of this rank or above;
+        None: nothing of that.
+        """
         found: dict[str, list[Wanted]] = {}
-        for clearing in self._by_job.values():
-            found.setdefault(clearing.node_id, []).append(clearing.wanted)
+        for claim in self._by_job.values():
+            counts = claim.clearing or (rank is not None and claim.rank >= rank)
+            if counts and claim.job_id != besides:
+                found.setdefault(claim.node_id, []).append(claim.wanted)
         return found
+
+    def _settle_on(self, node_id: str, waiting: _Jobs) -> list[Claim]:
+        cluster, clear = self._cluster, []
+        here = sorted((c for c in self if c.node_id == node_id), key=lambda claim: -claim.rank)
+        node = cluster.node(node_id) if node_id in cluster else None
+        room = without(node, (), kept_for=node.kept) if node is not None else None
+        for claim in here:
+            if room is None or node is None or not self._stands(claim, node, room, waiting):
+                self.drop(claim.job_id)
+                continue
+            if fits(room, claim.wanted):
+                if takes_work(node):
+                    clear.append(claim)
+                kept = _whole(room, claim.wanted)
+                take(room, claim.job_id, claim.wanted)
+            else:
+                kept = _share(room, claim)
+                room.keep(claim.job_id, kept)
+            cluster.keep(node, claim.job_id, kept or None)
+        return clear
+
+    def _stands(self, claim: Claim, node: Node, room: Node, waiting: _Jobs) -> bool:
+        if claim.job_id not in waiting or node.capability is not claim.capability or node.cordon is not None:
+            return False
+        # Where all have gone and it does not fit, somebody else was faster: another place is looked for.
+        return not claim.clearing or fits(room, claim.wanted) or any(id in node.holdings for id in claim.awaited)
+
+    def _release(self, claim: Claim) -> None:
+        if claim.node_id in self._cluster:
+            self._cluster.keep(self._cluster.node(claim.node_id), claim.job_id, None)
+
+
+def _whole(room: Node, wanted: Wanted) -> Kept:
+    """All that the job needs."""
+    demand, gpus = wanted.demand, positions(room, wanted) or ()
+    sizes = tuple((at, demand.gpu_memory_bytes if demand.shared else room.gpu_memory[at]) for at in gpus)
+    return Kept(1, demand.cpus, demand.ram_bytes, sizes)
+
+
+def _share(room: Node, claim: Claim) -> Kept:
+    """Of what is free, as much as the job needs beyond what the awaited ones give back."""
+    demand = claim.wanted.demand
+    coming = [room.holdings[id].demand for id in claim.awaited if id in room.holdings]
+    cpus = demand.cpus - sum(other.cpus for other in coming)
+    ram_bytes = demand.ram_bytes - sum(other.ram_bytes for other in coming)
+    free = [(at, max(0, room.gpu_free[at])) for at in claim.gpus]
+    return Kept(
+        slots=min(0 if coming else 1, max(0, room.slots_free)),
+        cpus=max(0, min(cpus, room.cpus_free)),
+        ram_bytes=max(0, min(ram_bytes, room.ram_free_bytes)),
+        gpu_bytes=tuple((at, min(size, demand.gpu_memory_bytes) if demand.shared else size) for at, size in free),
+    )

@@ -15,7 +15,7 @@ from datetime import datetime
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused, refused_by
 from broker.scheduler.columns import Columns
 from broker.scheduler.demand import Demand
-from broker.scheduler.node import Holding, Node
+from broker.scheduler.node import Holding, Kept, Node
 from broker.scheduler.scoring import availability, normalised, standing
 from broker.scheduler.shares import Totals
 from cyxwiz_tasks.capability import Capability
@@ -243,6 +243,18 @@ class Cluster:
         self._update(node)
         self._note_freed(node)
         return True
+
+    def keep(self, node: Node, job_id: str, kept: Kept | None) -> None:
+        """Keep this on a node for a job that waits, in the place of what was kept before; None: nothing any more."""
+        before = node.kept.get(job_id)
+        if kept == before:
+            return
+        node.give_back(job_id)
+        if kept is not None:
+            node.keep(job_id, kept)
+        self._update(node)
+        if before is not None:
+            self._note_freed(node)
 
     def _note_freed(self, node: Node) -> None:
         if node.is_open:

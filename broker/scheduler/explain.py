@@ -118,7 +118,7 @@ def why(
     """
     sequence, (owner, project, priority) = None, applicant
     if job_id is not None and (waiting := backlog.find(job_id)) is not None:
-        _, sequence, resources, priority, owner, project = waiting
+        _, sequence, resources, priority, owner, project, _ = waiting
     if resources is None:
         raise NotFound(f"job {job_id} does not wait for a node: `cyxwiz job {job_id}` shows where it is")
     found = Explanation(nodes=len(cluster))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.scheduler import explain
+from broker.scheduler import explain, keeping
 from broker.scheduler.memory import tightened
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.conditions import Applicant
@@ -42,6 +42,8 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
     if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
+        if (waiting := turn.memory.backlog.find(page["id"])) is not None:
+            found.sentences += keeping.sentences(turn.memory, waiting, page.get("expires_at"))
         found.sentences += before
         return known | _explained(found)
     return known | {"text": " ".join([_sentence(page), *before])}

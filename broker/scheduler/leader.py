@@ -40,6 +40,7 @@ from broker.scheduler.duties.prune import Prune
 from broker.scheduler.duties.quarantine import Quarantine
 from broker.scheduler.duties.readings import Readings
 from broker.scheduler.duties.reconcile import Reconcile
+from broker.scheduler.duties.reserve import Reserve
 from broker.scheduler.duties.schedules import Schedules
 from broker.scheduler.duties.unstarted import Unstarted
 from broker.scheduler.duties.untold import Untold
@@ -77,6 +78,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Drains,
     Preempt,
     GiveBack,
+    Reserve,
     EarlyStopping,
     Quarantine,
     Usage,

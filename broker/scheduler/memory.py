@@ -19,8 +19,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from broker.scheduler.arrays import Arrays
-from broker.scheduler.backlog import Backlog, Waiting
-from broker.scheduler.claims import Claims
+from broker.scheduler.backlog import Backlog, Waiting, coarse
+from broker.scheduler.claims import ENDING_SECONDS, Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
@@ -82,8 +82,8 @@ class Memory:
         self.cluster = Cluster(weights, placement)
         self.shares = FairShare(half_life_seconds, Limits(usual_limits))
         self.backlog = Backlog(self.shares)
-        self.placer = Placer(self.cluster, self.backlog)
         self.claims = Claims(self.cluster)
+        self.placer = Placer(self.cluster, self.backlog, self.claims)
         #: attempts under way, by job
         self.live: dict[str, Live] = {}
         #: jobs that wait for their `not_before`
@@ -154,6 +154,7 @@ class Memory:
             _PRIORITIES[attempt.priority],
             attempt.owner,
             attempt.project,
+            coarse(attempt.time_limit_seconds),
         )
         assigned_at = time.monotonic() - attempt.age_seconds
         self.live[attempt.job_id] = Live(
@@ -293,7 +294,7 @@ class Memory:
 
     def ended(self, job_id: str) -> Live | None:
         """An attempt is over and its place free; None if there was none."""
-        self.claims.release(job_id)
+        self.cluster.release(job_id)
         self.backlog.discharge(job_id)
         self.arrays.leave_place(job_id)
         return self.live.pop(job_id, None)
@@ -307,6 +308,21 @@ class Memory:
         live = self.live.get(job_id)
         return live if live is not None and live.token == token else None
 
+    def end_of(self, job_id: str) -> float | None:
+        """When (monotonic) a job's attempt will have ended at the latest; None: nobody knows."""
+        live = self.live.get(job_id)
+        if live is None:
+            return None
+        now = time.monotonic()
+        moments = []
+        if live.stop is not None:
+            moments.append(live.stop_said_at + live.stop.grace_seconds)
+        if live.waiting.time_limit_seconds is not None:
+            moments.append(live.assigned_at + live.waiting.time_limit_seconds)
+        if (left_seconds := self.deadlines.left_seconds(job_id)) is not None:
+            moments.append(now + left_seconds)
+        return max(now, min(moments) + ENDING_SECONDS) if moments else None
+
     def on_node(self, node_id: str) -> Iterator[tuple[str, Live]]:
         """Job and attempt of everything that is placed on one node."""
         return ((job_id, live) for job_id, live in list(self.live.items()) if live.node_id == node_id)
@@ -315,13 +331,14 @@ class Memory:
 def waiting_job(job: jobs.Waiting) -> Waiting:
     """A pending job of the record, for the backlog."""
     resources = tightened(Resources.parse(job.resources), job.learned)
-    return Waiting(job.id, job.seq, resources, _PRIORITIES[job.priority], job.owner, job.project)
+    limit_seconds = coarse(job.time_limit_seconds)
+    return Waiting(job.id, job.seq, resources, _PRIORITIES[job.priority], job.owner, job.project, limit_seconds)
 
 
 def waiting_arrival(arrival: Arrival, sequence: int) -> Waiting:
     """A job that has just come in, for the backlog."""
-    header = arrival.header
-    return Waiting(arrival.id, sequence, header.resources, header.priority, header.owner, header.project)
+    header, limit_seconds = arrival.header, coarse(arrival.time_limit_seconds)
+    return Waiting(arrival.id, sequence, header.resources, header.priority, header.owner, header.project, limit_seconds)
 
 
 def tightened(resources: Resources, learned: dict[str, Any] | None) -> Resources:

@@ -18,6 +18,18 @@ class Holding(NamedTuple):
     positions: tuple[int, ...]
 
 
+class Kept(NamedTuple):
+    """What is kept free on a node for one job that waits. `gpu_bytes` are positions, and bytes of each."""
+
+    slots: int
+    cpus: int
+    ram_bytes: int
+    gpu_bytes: tuple[tuple[int, int], ...]
+
+    def __bool__(self) -> bool:
+        return self.slots > 0 or self.cpus > 0 or self.ram_bytes > 0 or any(size for _, size in self.gpu_bytes)
+
+
 class Node:
     """Totals, and what is free of them. Free amounts fall below zero only where a node came back smaller."""
 
@@ -37,6 +49,7 @@ class Node:
         "idle_gpus",
         "incarnation",
         "is_open",
+        "kept",
         "mixed",
         "most_gpu_free",
         "name",
@@ -80,6 +93,8 @@ class Node:
         self.node_id = node_id
         #: by job id
         self.holdings: dict[str, Holding] = {}
+        #: by the job that waits for it
+        self.kept: dict[str, Kept] = {}
         self.gpu_indexes: list[int] = []
         self.is_open = False
         self.cordon = self.opens_at = None
@@ -88,7 +103,10 @@ class Node:
         self.blamed = ""
 
     def describe(self, name: str, capability: Capability, incarnation: str) -> None:
-        """Take over what a node says of itself; what its jobs hold stays held, by NVML's index of each GPU."""
+        """Take over what a node says of itself; what its jobs hold stays held, by NVML's index of each GPU.
+
+        Nothing is kept for anybody afterwards.
+        """
         indexes = [gpu.index for gpu in capability.gpus]
         place = {index: position for position, index in enumerate(indexes)}
         held = {
@@ -115,7 +133,7 @@ class Node:
             capability.ram_bytes,
         )
         self.gpu_free, self.gpu_memory_free = self.gpu_memory.copy(), self.gpu_memory_total
-        self.holdings = {}
+        self.holdings, self.kept = {}, {}
         for job_id, holding in held.items():
             self.take(job_id, holding)
 
@@ -176,3 +194,24 @@ class Node:
             self.idle_gpus += free == memory
             self.gpu_memory_free += taken
         return holding
+
+    def keep(self, job_id: str, kept: Kept) -> None:
+        """Take something out of what is free, for a job that waits."""
+        self.kept[job_id] = kept
+        self._count_kept(kept, -1)
+
+    def give_back(self, job_id: str) -> None:
+        """Keep nothing for this job any more, if anything was kept."""
+        kept = self.kept.pop(job_id, None)
+        if kept is not None:
+            self._count_kept(kept, 1)
+
+    def _count_kept(self, kept: Kept, sign: int) -> None:
+        self.slots_free += sign * kept.slots
+        self.cpus_free += sign * kept.cpus
+        self.ram_free_bytes += sign * kept.ram_bytes
+        for at, size in kept.gpu_bytes:
+            memory, before = self.gpu_memory[at], self.gpu_free[at]
+            after = self.gpu_free[at] = before + sign * size
+            self.idle_gpus += (after == memory) - (before == memory)
+            self.gpu_memory_free += sign * size

@@ -2,6 +2,9 @@
 
 Queues are served in their order; a job goes to the node with the highest score. A queue whose head fits nowhere is left
 for the rest of the call, since placing only ever takes capacity away, and costs nothing more until a node changes.
+
+Where places are kept for jobs that fit nowhere (`claims.py`), these get them first once they are clear; and what is
+kept is backfilled at the end, by whoever does not delay the job that it is kept for.
 """
 
 from __future__ import annotations
@@ -11,9 +14,15 @@ from typing import NamedTuple
 from broker.scheduler.backlog import Backlog, Queue, Waiting
 from broker.scheduler.branch import Branch
 from broker.scheduler.candidates import Candidates, Found
+from broker.scheduler.claims import Claim, Claims
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.demand import demand_of
+from broker.scheduler.node import Node
+from broker.scheduler.places import takes_work, without
 from broker.scheduler.scoring import Parts, parts
 from broker.scheduler.shapes import Shapes
+from cyxwiz_tasks.conditions import Applicant
+from cyxwiz_tasks.resources import Resources
 
 _RUNNERS_UP = 2
 #: scores of shapes of which no job waits any more are kept for so many shapes
@@ -52,15 +61,30 @@ class Placement(NamedTuple):
 class Placer:
     """Places the jobs of one backlog on one cluster, and keeps each shape's scores from call to call."""
 
-    def __init__(self, cluster: Cluster, backlog: Backlog) -> None:
+    def __init__(self, cluster: Cluster, backlog: Backlog, claims: Claims | None = None) -> None:
         self.cluster, self.backlog = cluster, backlog
+        self.claims = claims if claims is not None else Claims(cluster)
         self._shapes = Shapes(cluster)
         self._conditions = 0
 
-    def place(self, limit: int) -> list[Placement]:
-        """Take up to `limit` jobs out of the backlog and book them in the cluster, most urgent first."""
-        cluster, shapes = self.cluster, self._shapes
+    def place(self, limit: int, now: float | None = None) -> list[Placement]:
+        """Take up to `limit` jobs out of the backlog and book them in the cluster, most urgent first.
+
+        `now` is of the clock of the claims' moments; None: nobody is placed on what is kept because it ends in time.
+        """
         placed: list[Placement] = []
+        if not self.claims:
+            self._place_in_order(placed, limit)
+            return placed
+        self._place_claimants(placed, limit)
+        self._place_in_order(placed, limit)
+        while self._claimants_placed(placed):
+            self._place_in_order(placed, limit)
+        self._backfill(placed, limit, now)
+        return placed
+
+    def _place_in_order(self, placed: list[Placement], limit: int) -> None:
+        cluster, shapes = self.cluster, self._shapes
         self._drop_spare_shapes()
         if self._conditions != len(cluster.conditions):
             # There is a new one: whom it refuses is found out as the bits are.
@@ -85,7 +109,75 @@ class Placer:
             else:
                 shapes.put_to_sleep(candidates)
                 hopeful &= ~(1 << candidates.number)
-        return placed
+
+    # What is kept -----------------------------------------------------------------------------------------------------
+
+    def _place_claimants(self, placed: list[Placement], limit: int) -> None:
+        """Give clear places to those for whom they were kept, whatever is due to others of the same priority."""
+        for claim in self.claims.settle(self.backlog):
+            if len(placed) == limit:
+                return
+            self.claims.drop(claim.job_id)
+            node, own = self.cluster.node(claim.node_id), next(q for q in self.backlog if claim.job_id in q)
+            urgent = (queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back)
+            if not own.is_held_back and not any(self._room_for(queue, node) for queue in urgent):
+                self._place_on(node, claim.waiting, placed)
+
+    def _claimants_placed(self, placed: list[Placement]) -> bool:
+        """Whether somebody who had a claim found another place: what was kept is free then."""
+        gone = [placement.job_id for placement in placed if placement.job_id in self.claims]
+        for job_id in gone:
+            self.claims.drop(job_id)
+        return bool(gone)
+
+    def _backfill(self, placed: list[Placement], limit: int, now: float | None) -> None:
+        """What is kept goes to whoever is more urgent than the job that it is kept for, or ends before that can start.
+
+        Fair shares alone do not take it away again: who waits for much at once would never get it together.
+        """
+        for claim in self.claims:
+            node = self.cluster.node(claim.node_id) if claim.node_id in self.cluster else None
+            if node is None or not node.kept.get(claim.job_id) or not takes_work(node):
+                continue
+            seconds = claim.seconds_left(now)
+            for queue in list(self.backlog):
+                ends = queue.time_limit_seconds is not None and queue.time_limit_seconds <= seconds
+                if queue.rank > claim.rank or (ends and claim.job_id not in queue):
+                    while len(placed) < limit and self._place_on_kept(queue, claim, node, placed):
+                        pass
+
+    def _place_on_kept(self, queue: Queue, claim: Claim, node: Node, placed: list[Placement]) -> bool:
+        if (
+            queue.head is None
+            or queue.is_held_back
+            or not self._room_for(queue, without(node, (), kept_for=(claim.job_id,)))
+        ):
+            return False
+        self.cluster.keep(node, claim.job_id, None)
+        found = self._place_on(node, queue.find(queue.head[1]), placed)
+        self.claims.keep_on(node.node_id)
+        return found
+
+    def _room_for(self, queue: Queue, room: Node) -> bool:
+        """Whether the next of a queue would fit on a node that takes work, or on a copy of it."""
+        candidates, demand = self._candidates(queue.resources, queue.applicant), demand_of(queue.resources)
+        if room.slots_free < 1 or room.cpus_free < demand.cpus or room.ram_free_bytes < demand.ram_bytes:
+            return False
+        return candidates.could_run(room) and candidates.gpus_on(room) is not None
+
+    def _place_on(self, node: Node, waiting: Waiting, placed: list[Placement]) -> bool:
+        """Place a waiting job on this node. False: it does not fit there."""
+        applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
+        candidates = self._candidates(waiting.resources, applicant)
+        score = candidates.score_on(node)
+        if score is None:
+            return False
+        self.backlog.remove(waiting.job_id)
+        placed.append(self._book(waiting, candidates, [(node.row, score)]))
+        return True
+
+    def _candidates(self, resources: Resources, applicant: Applicant) -> Candidates:
+        return self._shapes.of(resources, self.cluster.refusing(resources, applicant))
 
     def undo(self, placement: Placement) -> None:
         """The record refused a placement: free its place and let the job wait where it waited."""

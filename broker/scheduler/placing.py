@@ -21,7 +21,7 @@ PLACED_PER_TURN = 1000
 def place(turn: Turn) -> int:
     """Place what fits; how many jobs were placed."""
     memory = turn.memory
-    placements = memory.placer.place(PLACED_PER_TURN)
+    placements = memory.placer.place(PLACED_PER_TURN, time.monotonic())
     if not placements:
         return 0
     assigned = attempts.assign(

@@ -7,6 +7,7 @@ or a key, or something else has arrived with it) leaves everything as it was, an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from broker.scheduler.inbox import INBOX_LISTS, Batch
@@ -80,7 +81,7 @@ def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:
         return {}
     for waiting in new.values():
         memory.backlog.add(waiting)
-    found = {placement.job_id: placement for placement in memory.placer.place(len(new) + 1)}
+    found = {placement.job_id: placement for placement in memory.placer.place(len(new) + 1, time.monotonic())}
     if found.keys() == new.keys():
         return found
     for job_id, placement in found.items():

@@ -16,7 +16,8 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
 from broker.scheduler.node import Node
-from broker.scheduler.preemption import Clearing, Wanted
+from broker.scheduler.places import Wanted
+from broker.scheduler.preemption import Clearing
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.settings import Settings
 from db import preemptions
@@ -34,7 +35,7 @@ def clear(turn: Turn, waiting: Waiting, clearing: Clearing, reason: str | None =
     noted = [Preemption(job_id, live[job_id].token, waiting.job_id) for job_id in clearing.victims]
     if noted:
         preemptions.note(turn.tx, turn.epoch, noted)
-    turn.memory.claims.add(waiting.job_id, clearing)
+    turn.memory.claims.clear(waiting, clearing)
     log.info(line("preempting", job=waiting.job_id, node=clearing.node_id, victims=",".join(clearing.victims)))
 
 
@@ -56,7 +57,7 @@ def restore(tx: Connection, memory: Memory, settings: Settings) -> None:
         waiting, node = memory.backlog.find(claimant), memory.cluster.node_of(victims[0])
         if waiting is not None and node is not None:
             wanted = _wanted(memory, waiting, node)
-            memory.claims.add(claimant, Clearing(node.node_id, wanted, (), frozenset(victims)))
+            memory.claims.clear(waiting, Clearing(node.node_id, wanted, (), frozenset(victims)))
 
 
 def _wanted(memory: Memory, waiting: Waiting, node: Node) -> Wanted:

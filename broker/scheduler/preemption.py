@@ -8,11 +8,10 @@ the least urgent, and the least work is lost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from typing import NamedTuple
 
-from broker.scheduler.demand import Demand
-from broker.scheduler.node import Holding, Node
+from broker.scheduler.node import Node
+from broker.scheduler.places import Wanted, fits, take, without
 
 
 class Holder(NamedTuple):
@@ -24,13 +23,6 @@ class Holder(NamedTuple):
     seconds: float
     #: it was told to end, and gives its place back soon
     stopping: bool
-
-
-class Wanted(NamedTuple):
-    """What a job needs of one node: `admitted` are the positions of the GPUs that it may use there."""
-
-    demand: Demand
-    admitted: Sequence[int]
 
 
 class Clearing(NamedTuple):
@@ -70,13 +62,12 @@ def _clear(
     node: Node, wanted: Wanted, rank: int, holders: Mapping[str, Holder], promised: Sequence[Wanted]
 ) -> Clearing | None:
     stopping = [id for id in node.holdings if id in holders and holders[id].stopping]
-    # What is held by no attempt is kept for those to whom it was promised.
-    kept = [id for id in node.holdings if id not in holders]
-    room = _without(node, [*stopping, *kept])
+    # What is kept is part of what was promised.
+    room = without(node, stopping, kept_for=node.kept)
     for number, other in enumerate(promised):
-        if not _take(room, f"promised {number}", other):
+        if not take(room, f"promised {number}", other):
             return None
-    if _fits(room, wanted):
+    if fits(room, wanted):
         return Clearing(node.node_id, wanted, (), frozenset(stopping))
     candidates = sorted(
         (id for id in node.holdings if id in holders and id not in stopping and holders[id].rank < rank),
@@ -89,18 +80,18 @@ def _clear(
 def _smallest(room: Node, wanted: Wanted, candidates: list[str]) -> tuple[str, ...]:
     """Of `candidates`, in the order in which they should go, as few as make room; none if all do not."""
     for id in candidates:
-        if _fits(_without(room, [id]), wanted):
+        if fits(without(room, [id]), wanted):
             return (id,)
     chosen: list[str] = []
     for id in candidates:
         chosen.append(id)
-        if _fits(_without(room, chosen), wanted):
+        if fits(without(room, chosen), wanted):
             break
     else:
         return ()
     for id in reversed(chosen.copy()):
         rest = [other for other in chosen if other != id]
-        if _fits(_without(room, rest), wanted):
+        if fits(without(room, rest), wanted):
             chosen = rest
     return tuple(chosen)
 
@@ -108,30 +99,3 @@ def _smallest(room: Node, wanted: Wanted, candidates: list[str]) -> tuple[str, .
 def _cost(victims: tuple[str, ...], holders: Mapping[str, Holder]) -> tuple[float, ...]:
     ranks = [holders[id].rank for id in victims]
     return len(victims), max(ranks, default=-1), sum(ranks), sum(holders[id].seconds for id in victims)
-
-
-def _without(node: Node, job_ids: Iterable[str]) -> Node:
-    """The node as it were without these jobs."""
-    room = copy(node)
-    room.holdings, room.gpu_free = dict(node.holdings), list(node.gpu_free)
-    for id in job_ids:
-        room.release(id)
-    return room
-
-
-def _fits(room: Node, wanted: Wanted) -> bool:
-    return _positions(room, wanted) is not None
-
-
-def _take(room: Node, name: str, wanted: Wanted) -> bool:
-    positions = _positions(room, wanted)
-    if positions is not None:
-        room.take(name, Holding(wanted.demand, positions))
-    return positions is not None
-
-
-def _positions(room: Node, wanted: Wanted) -> tuple[int, ...] | None:
-    demand = wanted.demand
-    if room.slots_free < 1 or room.cpus_free < demand.cpus or room.ram_free_bytes < demand.ram_bytes:
-        return None
-    return room.best_gpus(demand, list(wanted.admitted)) if demand.gpus else ()

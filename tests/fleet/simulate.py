@@ -13,7 +13,8 @@ from itertools import count
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
-from broker.scheduler.preemption import Holder, Wanted, choose
+from broker.scheduler.places import Wanted
+from broker.scheduler.preemption import Holder, choose
 from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.resources import PlacementPolicy
 from tests.fleet.measures import Report, Run, judge

@@ -203,7 +203,7 @@ class PlacementMachine(RuleBasedStateMachine):
     def _check(self, placed: list[Placement]) -> None:
         """Constraints hold for each placement, and what it took was there."""
         for placement in placed:
-            node, (_, _, resources, priority, owner, project) = (
+            node, (_, _, resources, priority, owner, project, _) = (
                 self.cluster.node(placement.node_id),
                 placement.waiting,
             )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.scheduler.backlog import Waiting
 from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
-from broker.scheduler.preemption import Clearing, Holder, Wanted, choose
+from broker.scheduler.places import Wanted
+from broker.scheduler.preemption import Clearing, Holder, choose
 from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Priority
 from tests.unit.fleet import A100, RTX_4090, T4, capability, cluster_of, light_requirements
 
 CRITICAL = 3
@@ -143,47 +145,68 @@ def test_victims_make_room_and_each_of_them_is_needed(board, resources, rank):
                 assert not fits_without(board, node.node_id, stopping | set(fewer), resources)
 
 
-def claim(board, job_id, *victims, **resources):
-    wanted = Wanted(demand_of(Resources.parse(resources)), range(2))
+def claim(board, *victims, **resources):
     claims = Claims(board.cluster)
-    claims.add(job_id, Clearing("a", wanted, victims, frozenset(victims)))
+    wanted = Wanted(demand_of(Resources.parse(resources)), range(2))
+    waiting = Waiting("urgent", 1, Resources.parse(resources), Priority.CRITICAL)
+    claims.clear(waiting, Clearing("a", wanted, victims, frozenset(victims)))
     return claims
 
 
-def test_what_the_first_victim_gives_back_is_kept_until_the_last_has():
+def two_victims():
     board = Board(a=capability(T4, T4))
     board.place("one", "a", [0])
     board.place("two", "a", [1])
-    claims, node = claim(board, "urgent", "one", "two", gpus=2), board.cluster.node("a")
-    assert list(claims.promised()) == ["a"]
-    claims.release("one")
+    return board, claim(board, "one", "two", gpus=2), board.cluster.node("a")
+
+
+def test_what_the_first_victim_gives_back_is_kept_until_the_last_has():
+    board, claims, node = two_victims()
+    assert list(claims.promised(CRITICAL)) == ["a"]
+    board.cluster.release("one")
+    assert claims.settle({"urgent"}) == []
     assert node.idle_gpus == 0
-    claims.release("two")
-    assert (node.idle_gpus, node.holdings) == (2, {})
+    board.cluster.release("two")
+    assert [clear.job_id for clear in claims.settle({"urgent"})] == ["urgent"]
+    assert node.idle_gpus == 0
+    claims.drop("urgent")
+    assert (node.idle_gpus, node.slots_free, node.kept, node.holdings) == (2, 4, {}, {})
     assert "urgent" not in claims
-    claims.release("two")
 
 
 def test_nothing_is_kept_for_a_job_that_waits_no_longer():
-    board = Board(a=capability(T4, T4))
-    board.place("one", "a", [0])
-    board.place("two", "a", [1])
-    claims, node = claim(board, "urgent", "one", "two", gpus=2), board.cluster.node("a")
-    claims.release("one")
-    claims.drop("urgent")
-    assert node.idle_gpus == 1
-    claims.release("two")
+    board, claims, node = two_victims()
+    board.cluster.release("one")
+    claims.settle({"urgent"})
+    assert claims.settle(set()) == []
+    assert (node.idle_gpus, "urgent" in claims) == (1, False)
+    board.cluster.release("two")
     assert node.idle_gpus == 2
 
 
+def test_a_place_that_somebody_else_has_taken_is_given_up():
+    board, claims, node = two_victims()
+    board.cluster.release("one")
+    board.place("other", "a", [0])
+    board.cluster.release("two")
+    assert claims.settle({"urgent"}) == []
+    assert (node.idle_gpus, "urgent" in claims) == (1, False)
+
+
 def test_a_node_that_is_lost_takes_what_was_kept_with_it():
-    board = Board(a=capability(T4, T4))
-    board.place("one", "a", [0])
-    board.place("two", "a", [1])
-    claims = claim(board, "urgent", "one", "two", gpus=2)
-    claims.release("one")
+    board, claims, _ = two_victims()
+    board.cluster.release("one")
+    claims.settle({"urgent"})
     board.cluster.remove_node("a")
-    claims.release("two")
+    assert claims.settle({"urgent"}) == []
     assert "urgent" not in claims
-    with pytest.raises(KeyError):
-        claims.drop("urgent")
+    claims.drop("urgent")
+
+
+def test_a_node_that_describes_itself_anew_keeps_nothing():
+    board, claims, node = two_victims()
+    board.cluster.release("one")
+    claims.settle({"urgent"})
+    board.cluster.upsert_node("a", "a", capability(T4, T4, T4), "2")
+    assert claims.settle({"urgent"}) == []
+    assert (node.idle_gpus, node.slots_free, node.kept) == (2, 3, {})

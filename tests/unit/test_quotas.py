@@ -12,7 +12,8 @@ from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.giving_back import UNTOUCHED, Borrower, holders
 from broker.scheduler.placement import Placement, Placer
-from broker.scheduler.preemption import Holder, Wanted, choose
+from broker.scheduler.places import Wanted
+from broker.scheduler.preemption import Holder, choose
 from broker.scheduler.quotas import Amounts, Quota, Quotas
 from broker.scheduler.shares import Totals
 from cyxwiz_tasks.resources import Resources

@@ -48,7 +48,7 @@ class GiveBack(Preempt):
     def _may_take_back(self, queue: Queue) -> bool:
         return (
             self.leader.memory.shares.quotas.is_own(queue.project, queue.amounts)
-            and not (queue.account.person is not None and queue.account.person.is_full)
+            and not queue.is_full
             and queue.head is not None
         )
 
@@ -61,7 +61,7 @@ class GiveBack(Preempt):
         for queue in owners:
             nodes = self._nodes(queue.resources, queue.applicant)
             for waiting in queue.first(2 * _JOBS):
-                if waiting.job_id in memory.claims:
+                if memory.claims.clears(waiting.job_id):
                     continue
                 amounts = queue.amounts.plus(wanted[queue.project])
                 if len(found) == _JOBS or not memory.shares.quotas.is_own(queue.project, amounts):
@@ -88,7 +88,8 @@ class GiveBack(Preempt):
         """
         memory = self.leader.memory
         quotas, backlog = memory.shares.quotas, memory.backlog
-        waiting = [found for job_id in memory.claims if (found := backlog.find(job_id)) is not None]
+        cleared = [claim.job_id for claim in memory.claims if claim.clearing]
+        waiting = [found for job_id in cleared if (found := backlog.find(job_id)) is not None]
         amounts = {one.job_id: (one.project, _amounts(one)) for one in waiting}
         kept = {job_id: promise for job_id, promise in amounts.items() if quotas.is_own(*promise)}
         if quotas.promised != kept:

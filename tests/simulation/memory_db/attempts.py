@@ -255,6 +255,7 @@ def _live(tx: Tx, row: AttemptRow) -> Live:
         tx.now - row.assigned_at,
         row.lease_until - tx.now,
         job.deadline_at - tx.now if job.deadline_at is not None else None,
+        job.new.time_limit_seconds,
     )
 
 

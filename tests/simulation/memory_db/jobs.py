@@ -74,6 +74,7 @@ def waiting(tx: Tx, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
             row.expires_at - tx.now if row.expires_at is not None else None,
             row.deadline_at - tx.now if row.deadline_at is not None else None,
             row.cause,
+            row.new.time_limit_seconds,
         )
 
 

@@ -1,0 +1,86 @@
+"""The next in line, who fits nowhere, gets a place reserved, so that others who need less do not pass it for ever."""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar
+
+from broker.scheduler.backlog import Queue, Waiting
+from broker.scheduler.claims import Claim
+from broker.scheduler.duties.duty import Duty
+from broker.scheduler.log_lines import line
+from broker.scheduler.places import able
+from broker.scheduler.reservations import Blocked, plan
+
+if TYPE_CHECKING:
+    from broker.scheduler.leader import Leader
+
+log = logging.getLogger(__name__)
+
+#: kinds of waiting jobs that one run looks at, and nodes for each, by turns: what it costs has a limit
+_KINDS, _NODES = 16, 128
+
+
+class Reserve(Duty):
+    every_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, leader: Leader) -> None:
+        super().__init__(leader)
+        #: since when (monotonic) a job has been found to be the next and to fit nowhere
+        self._blocked_since: dict[str, float] = {}
+        #: where the next look at the nodes begins
+        self._start = 0
+
+    def run_once(self) -> dict[str, int]:
+        if not self.leader.placed_all:
+            return {}
+        memory, now = self.leader.memory, time.monotonic()
+        claims = {claim.job_id: claim for claim in memory.claims}
+        planned = plan(self._heads(now), memory.end_of, now, claims)
+        before = {job_id: claim.node_id for job_id, claim in claims.items() if not claim.clearing}
+        if before == {claim.job_id: claim.node_id for claim in planned}:
+            memory.claims.reserve(planned)  # with what is known of its start by now
+            return {}
+        with self.leader.turn():
+            memory.claims.reserve(planned)
+        for claim in planned:
+            if before.get(claim.job_id) != claim.node_id:
+                log.info(_line(claim, now))
+        return {"reserved": len(planned)}
+
+    def _heads(self, now: float) -> list[Blocked]:
+        """The next in line who has waited for long enough, and such of others who could run on none of its nodes."""
+        cluster, since = self.leader.memory.cluster, self._blocked_since
+        self._blocked_since, self._start = {}, self._start + _NODES
+        contended, found = set[int](), list[Blocked]()
+        for queue, waiting in self._next():
+            self._blocked_since[waiting.job_id] = since.get(waiting.job_id, now)
+            if now - self._blocked_since[waiting.job_id] < self.leader.settings.reserve_after_seconds:
+                continue
+            fitting = able(cluster, waiting.resources, queue.applicant)
+            could = set(fitting.rows.tolist())
+            if could and not contended & could:
+                nodes = fitting.some(cluster, self._start, _NODES)
+                claim = self.leader.memory.claims.get(waiting.job_id)
+                nodes += fitting.one(cluster, claim.node_id) if claim is not None else []
+                found.append(Blocked(waiting, nodes))
+            contended |= could
+        return found
+
+    def _next(self) -> list[tuple[Queue, Waiting]]:
+        """The next of each kind, the most urgent first: after a turn that placed all it could, none of them fits.
+
+        Of one priority, who has a reservation stays ahead: fair shares change from one moment to the next.
+        """
+        claims = self.leader.memory.claims
+        queues = islice(self.leader.memory.backlog, _KINDS)
+        found = [(queue, queue.find(queue.head[1])) for queue in queues if queue.head and not queue.is_held_back]
+        found = [(queue, waiting) for queue, waiting in found if not claims.clears(waiting.job_id)]
+        return sorted(found, key=lambda one: (-one[0].rank, one[1].job_id not in claims))
+
+
+def _line(claim: Claim, now: float) -> str:
+    seconds = round(claim.starts_at - now) if claim.starts_at is not None else "unknown"
+    return line("reserved", job=claim.job_id, node=claim.node_id, awaited=len(claim.awaited), starts_in=seconds)

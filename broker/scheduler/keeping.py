@@ -1,0 +1,71 @@
+"""What is kept for whom, told to people: a part of the answer to `why`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.claims import Claim
+from broker.scheduler.memory import Memory
+from broker.scheduler.places import able, fits, without
+from cyxwiz_tasks.conditions import Applicant
+
+#: of those that a job waits for, so many are named
+_NAMED = 3
+
+
+def sentences(memory: Memory, waiting: Waiting, start_by: datetime | None) -> list[str]:
+    """Of a job that waits: the place that is kept for it, or for whom places are kept where it would fit.
+
+    `start_by`: when it must have started, if ever.
+    """
+    claim = memory.claims.get(waiting.job_id)
+    if claim is not None:
+        return [_own(memory, claim), *_too_late(claim, start_by)]
+    found = able(memory.cluster, waiting.resources, Applicant(waiting.owner, waiting.project, waiting.priority))
+    said = []
+    for other in memory.claims:
+        for node, wanted in found.one(memory.cluster, other.node_id):
+            if other.rank >= waiting.priority.rank and fits(without(node, (), kept_for=[other.job_id]), wanted):
+                said.append(
+                    f"It would fit on {node.name}, where the place is kept for job {other.job_id}{_from(other)}."
+                )
+    if said and waiting.time_limit_seconds is None:
+        said.append("With a time_limit it could run there until then.")
+    return said[:_NAMED]
+
+
+def _own(memory: Memory, claim: Claim) -> str:
+    name = memory.cluster.node(claim.node_id).name if claim.node_id in memory.cluster else claim.node_id
+    awaited = sorted(id for id in claim.awaited if id in memory.live)
+    jobs = ", ".join(awaited[:_NAMED]) + (f" and {len(awaited) - _NAMED} more" if len(awaited) > _NAMED else "")
+    if claim.clearing:
+        return f"Node {name} is being cleared for it: job {jobs} gives its place back."
+    if claim.starts_at is not None:
+        last = max(awaited, key=lambda id: memory.end_of(id) or 0.0, default=None)
+        when = f", when job {last} has to end at the latest" if last else ""
+        return f"Node {name} is kept for it{_from(claim)}{when}."
+    return (
+        f"Node {name} is kept for it: it starts once job {jobs} has ended, and without a time limit nobody knows when."
+    )
+
+
+def _from(claim: Claim) -> str:
+    at = _clock(claim)
+    return f" from about {at:%H:%M} UTC on {at:%d %B}" if at is not None else ""
+
+
+def _too_late(claim: Claim, start_by: datetime | None) -> list[str]:
+    at = _clock(claim)
+    if start_by is None or at is None or at <= start_by:
+        return []
+    limit = f"{start_by.astimezone(UTC):%H:%M} UTC on {start_by.astimezone(UTC):%d %B}"
+    return [f"That is after {limit}, when it must have started: unless jobs end early, it fails then."]
+
+
+def _clock(claim: Claim) -> datetime | None:
+    """When its place is expected to be clear, by the wall's clock."""
+    if claim.starts_at is None:
+        return None
+    return datetime.fromtimestamp(time.time() + claim.starts_at - time.monotonic(), UTC)

@@ -1,0 +1,110 @@
+"""Where the next in line, who fits nowhere now, can start soonest: a reservation, around which others are backfilled.
+
+This is EASY backfilling: Lifka, "The ANL/IBM SP scheduling system" (1995); Mu'alem and Feitelson, "Utilization,
+predictability, workloads, and user runtime estimates in scheduling the IBM SP2 with backfilling" (2001). Only the head
+of the line has a reservation, and a job behind it may be placed sooner if that does not delay the head. Two things are
+otherwise than there. What is short is not a number of equal processors but GPUs and more on one node, so a reservation
+is of one node, and who could never run on the nodes of those before has a line, and a reservation, of its own. And many
+attempts here have no time limit: nobody knows when they end, so they are never counted on. Where none with a limit
+makes room, the node is reserved where least is missing, and what becomes free there is kept until it is enough.
+
+Pure: moments are given, and are of any one clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.claims import Claim, claim_on
+from broker.scheduler.node import Node
+from broker.scheduler.places import Wanted, fits, usable_gpus, without
+
+_NEVER = float("inf")
+#: when a job's attempt will have ended at the latest; None: nobody knows
+EndOf = Callable[[str], float | None]
+
+
+class Blocked(NamedTuple):
+    """A job that fits nowhere now, although there are nodes that could run it if they were empty."""
+
+    waiting: Waiting
+    #: nodes to choose from
+    nodes: Sequence[tuple[Node, Wanted]]
+
+
+class _Place(NamedTuple):
+    """A node that could be reserved. The better one is the lesser: sooner, and with less missing."""
+
+    starts_at: float
+    #: of what the job needs most: the share, 0..1, that no attempt with a known end gives back
+    missing: float
+    #: False sorts first: a job stays where its reservation is
+    is_elsewhere: bool
+    row: int
+    awaited: tuple[str, ...]
+
+
+def plan(blocked: Iterable[Blocked], end_of: EndOf, now: float, current: Mapping[str, Claim]) -> list[Claim]:
+    """A reservation for each of these, who come in the order of their lines; `current` are all claims, by job."""
+    cleared = {claim.node_id for claim in current.values() if claim.clearing}
+    found = [_reserve(job, cleared, end_of, now, current.get(job.waiting.job_id)) for job in blocked]
+    return [claim for claim in found if claim is not None]
+
+
+def _reserve(job: Blocked, cleared: Collection[str], end_of: EndOf, now: float, current: Claim | None) -> Claim | None:
+    """The best place for a job; None: all are being cleared for others."""
+    at = current.node_id if current is not None else None
+    places = {
+        _place(node, wanted, end_of, now, is_elsewhere=node.node_id != at): (node, wanted)
+        for node, wanted in job.nodes
+        if node.node_id not in cleared
+    }
+    if not places:
+        return None
+    best = min(places)
+    node, wanted = places[best]
+    starts_at = best.starts_at if best.starts_at < _NEVER else None
+    awaited = _needed(node, wanted, best.awaited)
+    return claim_on(node, job.waiting, wanted, awaited, starts_at=starts_at)
+
+
+def _place(node: Node, wanted: Wanted, end_of: EndOf, now: float, *, is_elsewhere: bool) -> _Place:
+    room = without(node, (), kept_for=node.kept)
+    if fits(room, wanted):
+        return _Place(now, 0.0, is_elsewhere, node.row, ())
+    ends = {job_id: end_of(job_id) for job_id in node.holdings}
+    known = sorted((max(now, end), job_id) for job_id, end in ends.items() if end is not None)
+    awaited: list[str] = []
+    for end, job_id in known:
+        room.release(job_id)
+        awaited.append(job_id)
+        if fits(room, wanted):
+            return _Place(end, 0.0, is_elsewhere, node.row, tuple(awaited))
+    awaited += [job_id for job_id, end in ends.items() if end is None]
+    return _Place(_NEVER, _missing(room, wanted), is_elsewhere, node.row, tuple(awaited))
+
+
+def _missing(room: Node, wanted: Wanted) -> float:
+    demand = wanted.demand
+    return max(
+        _short(demand.gpus, len(usable_gpus(room, wanted)) if demand.gpus else 0),
+        _short(demand.cpus, room.cpus_free),
+        _short(demand.ram_bytes, room.ram_free_bytes),
+        _short(1, room.slots_free),
+    )
+
+
+def _short(needed: int, free: int) -> float:
+    return (needed - max(0, min(needed, free))) / needed if needed else 0.0
+
+
+def _needed(node: Node, wanted: Wanted, awaited: tuple[str, ...]) -> list[str]:
+    """Of those that would be awaited, in the order of their ends, the ones without whom it would not fit."""
+    needed = list(awaited)
+    for job_id in reversed(awaited):
+        rest = [other for other in needed if other != job_id]
+        if fits(without(node, rest, kept_for=node.kept), wanted):
+            needed = rest
+    return needed

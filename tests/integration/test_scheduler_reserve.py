@@ -1,0 +1,36 @@
+"""Whoever waits for much at once does not starve behind small jobs that keep coming."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.control_plane import ControlPlane
+from tests.integration.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.reserve.Reserve.every_seconds", 0.02)
+
+
+@pytest.fixture
+def plane(broker_url, database_url, engine):
+    plane = ControlPlane(broker_url, database_url, engine, reserve_after_seconds=0.0)
+    yield plane
+    plane.close()
+
+
+def test_what_small_jobs_give_back_is_kept_for_the_big_one(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=2, slots=4)
+        first, second = (plane.submit(number, resources={"gpus": 1}) for number in (1, 2))
+        places = {attempt.job: attempt for attempt, _ in (node.take(), node.take())}
+        big = plane.submit(3, resources={"gpus": 2})
+        until(lambda: "is kept for it" in str(plane.client.why(big)))
+        small = plane.submit(4, resources={"gpus": 1})
+        assert node.end(places[first]).committed
+        assert f"kept for job {big}" in str(plane.client.why(small))
+        assert plane.job(small)["state"] == "pending", "the GPU that is free is kept"
+        assert node.end(places[second]).committed
+        assert node.run().job == big
+        assert node.run().job == small

@@ -1,0 +1,285 @@
+"""Whoever waits for much at once gets a place reserved, and others pass only where that does not delay it."""
+
+from __future__ import annotations
+
+import random
+from heapq import heappop, heappush
+
+import pytest
+
+from broker.scheduler.backlog import Backlog, Waiting, coarse
+from broker.scheduler.claims import ENDING_SECONDS, Claims
+from broker.scheduler.cluster import Cluster
+from broker.scheduler.placement import Placer
+from broker.scheduler.places import able
+from broker.scheduler.reservations import Blocked, plan
+from cyxwiz_tasks.conditions import Applicant
+from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.states import Priority
+from tests.unit.fleet import A100, RTX_3090, T4, capability, cluster_of
+
+HOUR = 3600.0
+
+
+class Site:
+    """A cluster, a backlog, and attempts that end when their time has come. Moments are seconds."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.backlog, self.claims = cluster, Backlog(), Claims(cluster)
+        self.placer = Placer(cluster, self.backlog, self.claims)
+        self.now = 0.0
+        self.started: dict[str, float] = {}
+        self.node_of: dict[str, str] = {}
+        self._limits: dict[str, float | None] = {}
+        self._number = 0
+
+    def submit(
+        self,
+        name: str,
+        priority: Priority = Priority.NORMAL,
+        limit: float | None = None,
+        owner: str = "",
+        **wish: object,
+    ) -> str:
+        self._number += 1
+        self._limits[name] = coarse(limit)
+        self.backlog.add(
+            Waiting(name, self._number, Resources.parse(wish), priority, owner, time_limit_seconds=coarse(limit))
+        )
+        return name
+
+    def place(self) -> dict[str, str]:
+        placed = {one.job_id: one.node_name for one in self.placer.place(1000, self.now)}
+        for job_id, node in placed.items():
+            self.started[job_id], self.node_of[job_id] = self.now, node
+        self.check()
+        return placed
+
+    def end(self, *job_ids: str) -> dict[str, str]:
+        for job_id in job_ids:
+            assert self.cluster.release(job_id)
+        return self.place()
+
+    def end_of(self, job_id: str) -> float | None:
+        limit = self._limits[job_id]
+        return None if limit is None else max(self.now, self.started[job_id] + limit + ENDING_SECONDS)
+
+    def reserve(self, *names: str) -> None:
+        """As the duty does, for these jobs."""
+        blocked = []
+        for name in names:
+            waiting = self.backlog.find(name)
+            if waiting is not None:
+                found = able(self.cluster, waiting.resources, Applicant("", "", waiting.priority))
+                blocked.append(Blocked(waiting, found.some(self.cluster, 0, 99)))
+        claims = {claim.job_id: claim for claim in self.claims}
+        self.claims.reserve(plan(blocked, self.end_of, self.now, claims))
+
+    def check(self) -> None:
+        """Nothing is given, or kept, twice: what is free, held and kept adds up, and no GPU is over-booked."""
+        for node in self.cluster:
+            held = [holding.demand for holding in node.holdings.values()]
+            kept = node.kept.values()
+            assert node.slots_free == node.slots - len(held) - sum(one.slots for one in kept)
+            assert node.cpus_free == node.capability.cpu_cores - sum(d.cpus for d in held) - sum(k.cpus for k in kept)
+            for at, memory in enumerate(node.gpu_memory):
+                users = [holding.demand for holding in node.holdings.values() if at in holding.positions]
+                assert len(users) < 2 or all(demand.shared for demand in users)
+                used = sum(demand.gpu_memory_bytes if demand.shared else memory for demand in users)
+                aside = sum(size for one in kept for position, size in one.gpu_bytes if position == at)
+                assert node.gpu_free[at] == memory - used - aside
+            assert min(node.slots_free, node.cpus_free, node.ram_free_bytes, *node.gpu_free, 0) == 0
+
+
+def four_gpus() -> Site:
+    return Site(cluster_of(a=capability(A100, A100, A100, A100, slots=8)))
+
+
+def test_what_becomes_free_is_kept_until_it_is_enough() -> None:
+    site = four_gpus()
+    small = [site.submit(f"small {number}", gpus=1) for number in range(4)]
+    site.place()
+    site.submit("big", gpus=4)
+    site.reserve("big")
+    site.submit("next", gpus=1)
+    for job_id in small[:3]:
+        assert site.end(job_id) == {}
+        site.reserve("big")
+    assert site.end(small[3]) == {"big": "a"}
+    assert site.end("big") == {"next": "a"}
+
+
+def test_who_touches_nothing_that_is_reserved_goes_on() -> None:
+    site = four_gpus()
+    site.submit("long", gpus=3)
+    site.place()
+    site.submit("big", gpus=4, cpus=8)
+    site.reserve("big")
+    site.submit("gpu", gpus=1)
+    site.submit("cpu", cpus=8)
+    site.submit("too much", cpus=1)
+    assert site.place() == {"cpu": "a"}
+
+
+def test_who_ends_before_the_reservation_starts_is_backfilled() -> None:
+    site = four_gpus()
+    site.submit("running", gpus=3, limit=HOUR)
+    site.place()
+    site.submit("big", gpus=4)
+    site.reserve("big")
+    (claim,) = site.claims
+    assert claim.starts_at == HOUR + ENDING_SECONDS
+    site.submit("unlimited", gpus=1)
+    site.submit("longer", gpus=1, limit=HOUR + 60)
+    site.submit("as long", gpus=1, limit=HOUR)
+    assert site.place() == {"as long": "a"}
+    site.now = 60.0
+    assert site.end("as long") == {}
+    site.submit("shorter", gpus=1, limit=HOUR - 60)
+    assert site.place() == {"shorter": "a"}
+    site.now = HOUR
+    assert site.end("running", "shorter") == {"big": "a"}
+
+
+def test_what_the_job_will_not_need_then_is_free_for_anybody() -> None:
+    site = four_gpus()
+    site.submit("running", gpus=3, limit=HOUR)
+    site.place()
+    site.submit("two", gpus=2)
+    site.reserve("two")
+    site.submit("unlimited", gpus=1)
+    # Two of the three that are in use will do: the fourth is not touched.
+    assert site.place() == {"unlimited": "a"}
+    assert site.end("running") == {"two": "a"}
+
+
+def test_the_node_is_taken_that_is_clear_soonest() -> None:
+    site = Site(cluster_of(a=capability(T4, T4), b=capability(T4, T4), c=capability(T4, T4)))
+    for limit in (3 * HOUR, HOUR, None):
+        site.submit(f"limit {limit}", gpus=2, limit=limit)
+    site.place()
+    site.submit("big", gpus=2)
+    site.reserve("big")
+    (claim,) = site.claims
+    assert claim.node_id == site.node_of[f"limit {HOUR}"]
+
+
+def test_where_no_end_is_known_the_node_is_taken_where_least_is_missing() -> None:
+    site = Site(cluster_of(a=capability(T4, T4, T4, T4), b=capability(T4, T4, T4, T4)))
+    jobs = [site.submit(f"job {number}", gpus=1) for number in range(8)]
+    site.place()
+    on_b = [job_id for job_id in jobs if site.node_of[job_id] == "b"]
+    site.cluster.release(on_b[0])
+    site.submit("big", gpus=4)
+    site.reserve("big")
+    (claim,) = site.claims
+    assert (claim.node_id, claim.starts_at) == ("b", None)
+    assert site.end(*on_b[1:]) == {"big": "b"}
+
+
+def test_a_more_urgent_job_takes_what_is_kept_for_a_lesser_one() -> None:
+    site = four_gpus()
+    site.submit("running", gpus=3)
+    site.place()
+    site.submit("big", gpus=4)
+    site.reserve("big")
+    assert site.place() == {}
+    site.submit("urgent", Priority.HIGH, gpus=1)
+    assert site.place() == {"urgent": "a"}
+
+
+def test_fair_shares_do_not_take_a_reservation_away() -> None:
+    site = four_gpus()
+    site.submit("running", gpus=3)
+    site.place()
+    site.submit("big", gpus=4, owner="has much")
+    site.reserve("big")
+    site.submit("small", gpus=1, owner="has nothing")
+    assert site.place() == {}
+    assert site.end("running") == {"big": "a"}
+
+
+def test_a_claimant_that_starts_elsewhere_gives_its_reservation_back() -> None:
+    site = Site(cluster_of(a=capability(T4, T4), b=capability(T4, T4)))
+    one, two = site.submit("one", gpus=1), site.submit("two", gpus=2)
+    site.place()
+    site.submit("big", gpus=2)
+    site.reserve("big")
+    assert next(iter(site.claims)).node_id == site.node_of[one]
+    site.submit("small", gpus=1)
+    placed = site.end(two)
+    assert placed == {"big": site.node_of[two], "small": site.node_of[one]}
+    assert not site.claims
+
+
+def test_a_reservation_moves_from_a_node_that_takes_no_work() -> None:
+    site = Site(cluster_of(a=capability(T4), b=capability(T4)))
+    site.submit("one", gpus=1, limit=60)
+    site.submit("two", gpus=1, limit=HOUR)
+    site.place()
+    site.submit("big", gpus=1)
+    site.reserve("big")
+    site.cluster.remove_node(site.node_of["one"])
+    site.place()
+    assert not site.claims
+    site.reserve("big")
+    assert [claim.node_id for claim in site.claims] == [site.node_of["two"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(None, None), (0.2, 1), (59.5, 60), (61, 70), (90 * 60, 90 * 60), (4 * HOUR, 4 * HOUR)]
+)
+def test_time_limits_are_few_and_never_shorter(given: float | None, kept: float | None) -> None:
+    assert coarse(given) == kept
+    for seconds in range(1, 50_000, 7):
+        assert seconds <= coarse(seconds) <= 1.2 * seconds + 1
+
+
+@pytest.mark.parametrize("limited", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_big_job_starts_in_time_although_small_ones_never_stop_coming(seed: int, limited: bool) -> None:
+    """It starts once what ran when it got its reservation has ended, and what was backfilled does not delay it."""
+    chance = random.Random(seed)
+    cards = [[T4] * 4, [RTX_3090] * 4, [A100] * 8]
+    site = Site(cluster_of(**{f"n{at}": capability(*chance.choice(cards), slots=9, cpus=16) for at in range(3)}))
+    ends: list[tuple[float, str]] = []
+    big = "big"
+
+    def feed() -> None:
+        for _ in range(20 - len(site.backlog)):
+            site._number += 1
+            limit = chance.uniform(60, 600) if limited else None
+            site.submit(f"job {site._number}", limit=limit, gpus=chance.choice([1, 1, 2]), cpus=chance.randint(0, 4))
+
+    def begin(placed: dict[str, str]) -> None:
+        for job_id in placed:
+            heappush(ends, (site.now + chance.uniform(1, site._limits[job_id] or 600), job_id))
+
+    def step() -> None:
+        site.now, job_id = heappop(ends)
+        feed()
+        begin(site.end(job_id))
+
+    feed()
+    begin(site.place())
+    for _ in range(50):
+        step()
+    site.submit(big, gpus=4, cpus=8)
+    waited_from = site.now
+    passed = 0
+    while big in site.backlog:
+        site.reserve(big)
+        before = next(iter(site.claims)).starts_at
+        step()
+        claim = site.claims.get(big)
+        passed += sum(moment == site.now for name, moment in site.started.items() if name != big)
+        if limited and claim is not None:
+            site.reserve(big)
+            assert before is not None
+            again = next(iter(site.claims)).starts_at
+            assert again is not None
+            assert again <= before, "a backfilled job delays it"
+        assert site.now - waited_from <= 600 + ENDING_SECONDS, "it starves"
+    if limited:
+        assert passed, "nobody was backfilled"
+    assert site.cluster.node_of(big) is not None
