@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from math import ceil, inf
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.branch import Branch, Place
@@ -86,6 +86,8 @@ class Queue:
         #: what quotas count of each of its jobs, and whether they admit one more
         self.amounts = amounts_of(expected(demand_of(resources)))
         self.admitted = True
+        #: its scores, known as soon as `shapes` is: `broker.scheduler.candidates.Candidates`
+        self.candidates: Any = None
         #: the one bit of its shape, none while it is not admitted; None: not known yet
         self.shapes: int | None = None
         #: number and id of who is next; None: nobody waits
@@ -282,9 +284,9 @@ class Backlog:
 
     # Whose turn it is -------------------------------------------------------------------------------------------------
 
-    def charge(self, waiting: Waiting, taken: Taken) -> None:
-        """A job holds a place: its owner and project have had more than before."""
-        account = self.shares.account(waiting.project, waiting.owner)
+    def charge(self, waiting: Waiting, taken: Taken, account: Account | None = None) -> None:
+        """A job holds a place: its owner and project have had more than before. `account`: its owner's, if known."""
+        account = account or self.shares.account(waiting.project, waiting.owner)
         self.shares.take(waiting.job_id, account, taken)
         person = account.person
         if person is not None and person.running == person.running_limit:

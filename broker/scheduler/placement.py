@@ -17,6 +17,7 @@ from broker.scheduler.candidates import Candidates, Found
 from broker.scheduler.claims import Claim, Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
+from broker.scheduler.fair_share import Account
 from broker.scheduler.node import Node
 from broker.scheduler.places import takes_work, without
 from broker.scheduler.scoring import Parts, parts
@@ -99,9 +100,9 @@ class Placer:
                 cluster.freed.clear()
                 shapes.wake(hopeful)
                 break
-            candidates = shapes.of(queue.resources, queue.refused)
+            candidates: Candidates = queue.candidates
             if best := candidates.best(1 + _RUNNERS_UP):
-                placed.append(self._book(self.backlog.pop(queue), candidates, best))
+                placed.append(self._book(self.backlog.pop(queue), candidates, best, queue.account))
                 if not candidates.asleep:
                     shapes.woke(candidates)
                 if hopeful:
@@ -194,7 +195,9 @@ class Placer:
             self._shapes.keep_only({(queue.shape, queue.refused) for queue in self.backlog})
             _forget_bits(self.backlog.root)
 
-    def _book(self, waiting: Waiting, candidates: Candidates, best: list[Found]) -> Placement:
+    def _book(
+        self, waiting: Waiting, candidates: Candidates, best: list[Found], account: Account | None = None
+    ) -> Placement:
         cluster, demand = self.cluster, candidates.demand
         (row, score), *runners_up = best
         node = cluster.node_at(row)
@@ -216,7 +219,7 @@ class Placer:
         )
         cluster.take_at(node, waiting.job_id, demand, positions)
         gpus = 0 if demand.shared else len(positions)
-        self.backlog.charge(waiting, (gpus, taken, demand.cpus, demand.ram_bytes))
+        self.backlog.charge(waiting, (gpus, taken, demand.cpus, demand.ram_bytes), account)
         return placement
 
     def _runner_up(self, row: int, score: float) -> RunnerUp:
@@ -267,8 +270,8 @@ class _Walk:
                     self._find_out(child)
                 else:
                     child.refused = self._cluster.refusing(child.resources, child.applicant)
-                    bit = 1 << self._shapes.of(child.resources, child.refused).number
-                    child.shapes = bit if child.admitted else 0
+                    child.candidates = self._shapes.of(child.resources, child.refused)
+                    child.shapes = 1 << child.candidates.number if child.admitted else 0
             shapes |= child.shapes or 0
         branch.shapes = shapes
 
