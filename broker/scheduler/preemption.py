@@ -19,7 +19,7 @@ class Holder(NamedTuple):
 
     #: `Priority.rank` of its job
     rank: int
-    #: since it was placed: what is lost if it wrote no checkpoint
+    #: since it was placed, what is lost if it wrote no checkpoint; times its attempts
     seconds: float
     #: it was told to end, and gives its place back soon
     stopping: bool

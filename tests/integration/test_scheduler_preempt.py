@@ -126,3 +126,24 @@ def test_preemption_can_be_switched_off(broker_url, database_url, engine):
         assert node.run().job == urgent
         assert never.redis.llen(f"cyxwiz.control.{node.id}") == 0
     never.close()
+
+
+def test_a_job_that_was_preempted_often_enough_is_left_alone(broker_url, database_url, engine):
+    once = ControlPlane(broker_url, database_url, engine, preempt_limit=1)
+    with once.scheduler():
+        node = once.node(slots=1)
+        job = once.submit(1, priority="low")
+        first, _ = node.take()
+        urgent = once.submit(2, priority="critical")
+        assert node.told().token == first.token
+        assert node.end(first, "preempted", cause="preempted").committed
+        assert node.run().job == urgent
+        second, _ = node.take()
+        assert (second.job, second.attempt) == (job, 2)
+        patient = once.submit(3, priority="critical")
+        for _ in range(10):
+            once.client.why(patient)
+        assert once.redis.llen(f"cyxwiz.control.{node.id}") == 0
+        assert node.end(second).committed
+        assert node.run().job == patient
+    once.close()

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 from broker.scheduler import preempting
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.duties.duty import Duty
+from broker.scheduler.giving_back import UNTOUCHED
 from broker.scheduler.node import Node
 from broker.scheduler.places import Wanted, able
 from broker.scheduler.preemption import Clearing, Holder, choose
+from broker.scheduler.turn import Turn
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from db import quotas
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
@@ -34,18 +37,25 @@ class Preempt(Duty):
         self._start = 0
 
     def run_once(self) -> dict[str, int]:
-        clearings = self._clearings() if self.leader.placed_all else []
-        if not clearings:
+        # Whose job gave its place back often is looked up only where somebody might have to go.
+        if not self.leader.placed_all or not self._clearings(set()):
             return {}
         victims = 0
         with self.leader.turn() as turn:
+            clearings = self._clearings(self._spared(turn))
             for waiting, clearing in clearings:
                 preempting.clear(turn, waiting, clearing)
                 victims += len(clearing.victims)
         return {"jobs": len(clearings), "victims": victims}
 
-    def _clearings(self) -> list[tuple[Waiting, Clearing]]:
-        """For the next urgent jobs, the places to clear; each knows of those before it."""
+    def _spared(self, turn: Turn) -> set[str]:
+        """Jobs that have given their place back so often that they are left alone."""
+        limit = self.leader.settings.preempt_limit
+        tried = [job_id for job_id, live in self.leader.memory.live.items() if live.number > limit]
+        return {job_id for job_id, times in quotas.times_preempted(turn.tx, tried).items() if times >= limit}
+
+    def _clearings(self, spared: set[str]) -> list[tuple[Waiting, Clearing]]:
+        """For the next urgent jobs, the places to clear, of others than these; each knows of those before it."""
         memory = self.leader.memory
         found: list[tuple[Waiting, Clearing]] = []
         urgent = list(takewhile(lambda queue: queue.rank >= self._from_rank, memory.backlog))
@@ -54,7 +64,10 @@ class Preempt(Duty):
         now = time.monotonic()
         holders = {
             job_id: Holder(
-                live.waiting.priority.rank, now - live.assigned_at, live.cancel_asked or live.stop is not None
+                UNTOUCHED if job_id in spared else live.waiting.priority.rank,
+                # One that was tried often has more to lose than its last attempt.
+                (now - live.assigned_at) * live.number,
+                live.must_end,
             )
             for job_id, live in memory.live.items()
         }
