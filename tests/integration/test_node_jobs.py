@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from celery import chain, chord, group
 
@@ -20,6 +19,7 @@ from cyxwiz_tasks.errors import JobFailed
 from cyxwiz_tasks.protocol import INBOX, log_key, node_queue, progress_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
+from tests.integration.job_pids import is_alive
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
@@ -194,13 +194,6 @@ def test_what_a_job_leaves_behind_is_gone_before_its_end_is_reported(tmp_path):
     assert node_jobs.leaves_a_daemon.delay(str(tmp_path)).get(timeout=20) == "done"
     pid = int((tmp_path / "daemon").read_text())
     assert not is_alive(pid)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_chains_chords_groups_links_and_errbacks(tmp_path):
