@@ -24,6 +24,7 @@ from celery import Celery
 from sqlalchemy import Connection, Engine
 
 from broker.scheduler import accepting, commands, placing, preempting, reports
+from broker.scheduler.duties.chord_parts import ChordParts
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.expired_jobs import ExpiredJobs
@@ -71,6 +72,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Quarantine,
     Reconcile,
     Untold,
+    ChordParts,
     Readings,
     Ghosts,
     Prune,
