@@ -127,7 +127,7 @@ def _check_catchers(chosen: list[Mutation], console: Console) -> bool:
 @click.option("--trust-catchers", is_flag=True, help="Do not try them on the source without a bug first.")
 def main(only: tuple[str, ...], trust_catchers: bool) -> None:
     """Seed each bug and print who catches it."""
-    console = Console(width=160)
+    console = Console(width=160, markup=False)
     chosen = [mutation for mutation in MUTATIONS if not only or mutation.name in only]
     if not trust_catchers and not _check_catchers(chosen, console):
         sys.exit("a catcher finds something in the source as it is: nothing is known of the bugs")

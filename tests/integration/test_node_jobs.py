@@ -234,22 +234,25 @@ def test_a_job_that_ignores_its_result_writes_no_state(scheduler):
     assert scheduler.client.get(f"celery-task-meta-{result.id}") is None
 
 
-def test_a_fenced_attempt_leaves_no_result(scheduler):
+def test_a_fenced_attempt_leaves_no_result(node, scheduler):
     scheduler.commits = lambda _: False
     try:
         result = node_jobs.add.delay(1, 1)
         scheduler.wait_for("ended", result.id)
     finally:
         scheduler.commits = lambda _: True
+    wait_until(lambda: any(result.id in line and "not the job's last word" in line for line in node.text.splitlines()))
     assert node_jobs.add.delay(1, 2).get(timeout=20) == 3
     assert result.state in ("STARTED", "PENDING")
 
 
-def test_a_message_for_an_earlier_start_is_dropped_without_a_word(scheduler):
+def test_a_message_for_an_earlier_start_is_dropped_without_a_word(node, scheduler):
     result = node_jobs.add.signature((1, 1)).freeze()
     message = made_message(node_jobs.add.signature((1, 1), task_id=result.id))
     scheduler.publish(message, incarnation="00000000-0000-0000-0000-000000000000")
+    node.wait_for_text(f"job {result.id}: its message is for an earlier start")
     assert node_jobs.add.delay(1, 2).get(timeout=20) == 3
+    assert not scheduler.of("started", result.id)
     assert not scheduler.of("ended", result.id)
 
 
