@@ -145,7 +145,7 @@ MUTATIONS = (
                 "        self.slots_free -= len(self.holdings) % 2\n",
             ),
         ),
-        Tests(("tests/unit/test_placement_properties.py",)),
+        Tests(("tests/unit/test_placement.py",)),
     ),
     Mutation(
         "a node takes messages for its earlier start",
