@@ -97,7 +97,7 @@ def _submission(rng: random.Random, at: float, kind: str) -> Submission:
     if kind in ("walk", "gpu", "keyed"):
         made.numbers = (20, rng.choice((0.02, 0.1, 0.25)))
     elif kind == "train":
-        made.numbers = (3, 0.05)
+        made.numbers = (3, 0.1)
     elif kind == "cancelled":
         made.numbers, made.cancel_after = (200, 0.05), rng.uniform(0.0, 2.0)
     elif kind == "retries":
