@@ -4,6 +4,9 @@ A change of one node costs O(1). Two logs name the rows that changed: `changed` 
 itself is another. Whoever keeps something computed per node remembers how far it has read a log and catches up on those
 rows alone. Rows where a job may fit now that did not before are `freed`, until all who wait have been asked about them.
 
+A node in quarantine is a last resort: open for one job at a time, of a shape that no node without a cordon could ever
+run. Which shapes those are changes with the other nodes, so whenever one of those changes, it counts as freed.
+
 In memory only: nothing here does I/O, and nothing here is thread-safe.
 """
 
@@ -57,13 +60,14 @@ class Cluster:
         self.rows: list[Node | None] = []
         #: grows when the columns get a new size
         self.size_version = 0
-        #: nodes that take a job at all: up, without a cordon, and with a free slot
+        #: nodes that take a job at all: see `Node.is_open`
         self.open_nodes = 0
         self._columns = Columns()
         #: rows whose columns are behind: most searches look at few nodes, and need no columns
         self._unwritten: set[int] = set()
         self._by_id: dict[str, Node] = {}
         self._free_rows: list[int] = []
+        self._quarantined: dict[str, Node] = {}
         self._node_of_job: dict[str, Node] = {}
 
     def __len__(self) -> int:
@@ -74,6 +78,10 @@ class Cluster:
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._by_id
+
+    @property
+    def any_quarantined(self) -> bool:
+        return bool(self._quarantined)
 
     @property
     def columns(self) -> Columns:
@@ -126,11 +134,12 @@ class Cluster:
             self.size_version += 1
         node.describe(name, capability, incarnation)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
-        node.cordon = cordon
+        self._put_cordon(node, cordon)
         self._columns.describe(node)
         self.described.append(node.row)
         self._update(node)
         self._note_freed(node)
+        self._reconsider_quarantined()
         return node
 
     def set_state(self, node_id: str, state: NodeState) -> None:
@@ -141,11 +150,13 @@ class Cluster:
         self._note_freed(node)
 
     def set_cordon(self, node_id: str, cordon: Cordon | None) -> None:
-        """A node with a cordon keeps what runs there and gets nothing new. Raises NotFound."""
+        """A node with a cordon keeps what runs there and gets nothing new, but see above. Raises NotFound."""
         node = self.node(node_id)
-        node.cordon = cordon
+        self._put_cordon(node, cordon)
+        self.described.append(node.row)
         self._update(node)
         self._note_freed(node)
+        self._reconsider_quarantined()
 
     def set_standing(self, node_id: str, reputation: float, uptime: float) -> None:
         """New reputation and uptime, 0..1. Raises NotFound."""
@@ -167,6 +178,8 @@ class Cluster:
         self._columns.clear(node.row)
         self.described.append(node.row)
         self.changed.append(node.row)
+        self._quarantined.pop(node_id, None)
+        self._reconsider_quarantined()
         return list(node.holdings)
 
     def take(self, node_id: str, job_id: str, demand: Demand, gpu_indexes: tuple[int, ...]) -> None:
@@ -200,9 +213,22 @@ class Cluster:
         if node.is_open:
             self.freed.add(node.row)
 
+    def _put_cordon(self, node: Node, cordon: Cordon | None) -> None:
+        node.cordon = cordon
+        if cordon == Cordon.QUARANTINED:
+            self._quarantined[node.node_id] = node
+        else:
+            self._quarantined.pop(node.node_id, None)
+
+    def _reconsider_quarantined(self) -> None:
+        """Some node is another now, or gone: what could run there may have no other place any more, or again."""
+        for node in self._quarantined.values():
+            self._update(node)
+            self._note_freed(node)
+
     def _update(self, node: Node) -> None:
         was_open = node.is_open
-        node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None
+        node.is_open = node.slots_free > 0 and node.state == _UP and (node.cordon is None or _is_last_resort(node))
         if not node.is_open:
             self.freed.discard(node.row)
         node.standing = standing(node, self.weights)
@@ -210,6 +236,10 @@ class Cluster:
         self._unwritten.add(node.row)
         self.open_nodes += node.is_open - was_open
         self.changed.append(node.row)
+
+
+def _is_last_resort(node: Node) -> bool:
+    return node.cordon == Cordon.QUARANTINED and not node.holdings
 
 
 def _share(value: float) -> float:

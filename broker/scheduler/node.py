@@ -62,7 +62,8 @@ class Node:
     #: faults since its last success, and quarantines since it was last trusted
     faults: int
     quarantines: int
-    #: kept by the cluster: `scoring.standing`, and whether it takes a job at all: it is up, has a free slot, no cordon
+    #: kept by the cluster: `scoring.standing`, and whether it takes a job at all: it is up and has a free slot, and no
+    #: cordon; or it is a last resort: in quarantine, with nothing on it
     standing: float
     is_open: bool
     #: kept by the cluster, too: free bytes of the GPU with most of them; 0 without GPUs

@@ -35,13 +35,17 @@ node_ids = st.integers(0, _NODES - 1).map("n{}".format)
 
 
 def score_now(cluster: Cluster, node: Node, resources: Resources) -> float | None:
-    """The specification: the score of one node for one job, None where it does not fit now."""
+    """The specification: the score of one node for one job, None where it does not fit now.
+
+    A node in quarantine takes one job at a time, if no node without a cordon could ever run it.
+    """
     demand, checks = demand_of(resources), gpu_checks(resources).values()
     admitted = [at for at, gpu in enumerate(node.capability.gpus) if all(holds(GpuKind.of(gpu)) for holds in checks)]
     if (
         failures(resources, node.node_id, node.name, node.capability)
         or node.state != NodeState.UP
-        or node.cordon is not None
+        or node.cordon == Cordon.DRAINING
+        or (node.cordon == Cordon.QUARANTINED and (node.holdings or not is_stranded(cluster, resources)))
         or node.slots_free < 1
         or node.cpus_free < demand.cpus
         or node.ram_free_bytes < demand.ram_bytes
@@ -51,6 +55,13 @@ def score_now(cluster: Cluster, node: Node, resources: Resources) -> float | Non
     if positions is None:
         return None
     return float(np.float32(node.standing + cluster.weights.fit * fit(node, demand, positions)))
+
+
+def is_stranded(cluster: Cluster, resources: Resources) -> bool:
+    """Whether no node without a cordon could ever run this, however busy or silent it is now."""
+    return all(
+        node.cordon is not None or failures(resources, node.node_id, node.name, node.capability) for node in cluster
+    )
 
 
 def next_placement(cluster: Cluster, backlog: Backlog) -> tuple[str, str] | None:
@@ -158,6 +169,8 @@ class PlacementMachine(RuleBasedStateMachine):
         for placement in placed:
             node, resources = self.cluster.node(placement.node_id), placement.waiting.resources
             assert failures(resources, node.node_id, node.name, node.capability) == []
+            assert placement.last_resort == (node.cordon is not None)
+            assert node.cordon is None or (node.cordon == Cordon.QUARANTINED and len(node.holdings) == 1)
             assert len(set(placement.gpu_indexes)) == resources.gpus
             used = [node.capability.gpus[index] for index in placement.gpu_indexes]
             assert all(holds(GpuKind.of(gpu)) for gpu in used for holds in gpu_checks(resources).values())
@@ -185,7 +198,10 @@ class PlacementMachine(RuleBasedStateMachine):
             assert node.gpu_memory_free == sum(node.gpu_free)
             assert node.idle_gpus == sum(map(int.__eq__, node.gpu_free, node.gpu_memory))
         assert self.cluster.open_nodes == sum(
-            node.state == NodeState.UP and node.cordon is None and node.slots_free > 0 for node in self.cluster
+            node.state == NodeState.UP
+            and node.slots_free > 0
+            and (node.cordon is None or (node.cordon == Cordon.QUARANTINED and not node.holdings))
+            for node in self.cluster
         )
 
 
