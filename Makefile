@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench simulate simulate-fleet chaos side-by-side detection zombies torn-checkpoints clean
+.PHONY: help install run up lint format test test-quick bench simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ side-by-side: install  ## the same jobs and SIGKILLs on plain Celery and here (J
 
 detection: install  ## how soon each kind of death is noticed (INJECTIONS=50)
 	$(BIN)/python -m tests.chaos.detection $(if $(INJECTIONS),--injections $(INJECTIONS))
+
+false-lost: install  ## healthy nodes at 10 % packet loss and without processor time: is one called lost? (MINUTES=5 each; root)
+	$(BIN)/python -m tests.chaos.false_lost $(if $(MINUTES),--minutes $(MINUTES))
 
 zombies: install  ## nodes frozen past their lease come back: nothing they say may count (ZOMBIES=1000)
 	$(BIN)/python -m tests.chaos.zombies $(if $(ZOMBIES),--zombies $(ZOMBIES))

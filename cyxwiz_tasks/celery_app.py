@@ -79,6 +79,7 @@ class Application(Celery):  # type: ignore[misc]
 def make_app(broker_url: str | None = None) -> Application:
     """An application with every setting that this project relies on; without a URL it uses the stack that runs here."""
     made = Application("cyxwiz", broker_url)
+    _remember_chords(made)
     made.conf.update(_messages() | _connections() | _worker())
     return made
 
@@ -89,12 +90,19 @@ def install(own: Celery) -> Celery:
     Its broker and result backend must be the Redis of the scheduler; where it names none, they are the stack that runs
     here. Its queues, and what its own workers consume, stay as they are. Returns the application.
     """
+    _remember_chords(own)
     if own.configured:
         _complete(own)
     else:
         # Its settings may still be read from a module of the user's, after this call.
         own.on_after_configure.connect(_complete, weak=False)
     return own
+
+
+def _remember_chords(made: Celery) -> None:
+    """Let it have our result backend wherever its address names Redis."""
+    backend = "cyxwiz_tasks.result_backend:ResultBackend"
+    made.loader.override_backends = made.loader.override_backends | dict.fromkeys(("redis", "rediss"), backend)
 
 
 def _complete(sender: Celery, **_: Any) -> None:

@@ -78,8 +78,10 @@ class Settings(BaseSettings):
     quarantine_seconds: float = Field(default=60.0, gt=0)
     #: crashes of a job, or different nodes lost with it soon after its start, that hold it until a person looks at it
     poison_limit: int = Field(default=3, ge=1)
-    #: how long the record keeps jobs that have ended
+    #: how long the record keeps jobs that have ended, and nodes that are gone
     retention_days: float = Field(default=90.0, gt=0)
+    #: a node removes a job's folder of artifacts and checkpoints in which nothing has changed for so long; None: never
+    artifact_retention_days: float | None = Field(default=None, gt=0)
 
     @property
     def stack_file(self) -> Path:

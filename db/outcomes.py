@@ -31,29 +31,40 @@ class Outcome(NamedTuple):
 
 
 # The row comparison alone would not be taken for a condition of the index on `ended_at`.
-_ENDS = text(
-    """
-    SELECT ended_at, id::text FROM jobs
+_PAGE = """
+    FROM jobs
     WHERE ended_at >= coalesce(CAST(:after_at AS timestamptz), statement_timestamp() - make_interval(secs => :oldest))
         AND ended_at <= statement_timestamp() - make_interval(secs => :youngest)
         AND (CAST(:after_at AS timestamptz) IS NULL
             OR (ended_at, id) > (CAST(:after_at AS timestamptz), CAST(:after_id AS uuid)))
     ORDER BY ended_at, id LIMIT :limit"""
-)
+_ENDS = text(f"SELECT ended_at, id::text {_PAGE}")
+_MEMBERS = text(f'SELECT ended_at, id::text, envelope ~ \'"group": ?"\' {_PAGE}')
 
 
 def ends(
     tx: Connection, after: End | None, oldest_seconds: float, youngest_seconds: float, limit: int = 1000
 ) -> list[End]:
     """Jobs that ended after the one at `after`, or without one at most `oldest_seconds` ago; not the youngest ones."""
-    values = {
+    return [End(*row) for row in tx.execute(_ENDS, _page(after, oldest_seconds, youngest_seconds, limit))]
+
+
+def members(
+    tx: Connection, after: End | None, oldest_seconds: float, youngest_seconds: float, limit: int = 1000
+) -> list[tuple[End, bool]]:
+    """The same, each with whether it belongs to a group in Celery."""
+    rows = tx.execute(_MEMBERS, _page(after, oldest_seconds, youngest_seconds, limit))
+    return [(End(row[0], row[1]), row[2]) for row in rows]
+
+
+def _page(after: End | None, oldest_seconds: float, youngest_seconds: float, limit: int) -> dict[str, Any]:
+    return {
         "after_at": after.ended_at if after is not None else None,
         "after_id": after.job_id if after is not None else None,
         "oldest": oldest_seconds,
         "youngest": youngest_seconds,
         "limit": limit,
     }
-    return [End(*row) for row in tx.execute(_ENDS, values)]
 
 
 # A message is one text. Within it the texts of a user have their quotation marks escaped, so this is Celery's header.

@@ -1,4 +1,4 @@
-"""Jobs that ended long ago leave the record, with their attempts, metrics and events."""
+"""What is long over leaves the record: jobs, with their attempts, metrics and events, and then their nodes."""
 
 from __future__ import annotations
 
@@ -45,3 +45,20 @@ _PRUNE_NODE_EVENTS = text(
 def prune_node_events(tx: Connection, older_than_seconds: float, limit: int) -> int:
     """Remove up to `limit` events of nodes that are older than that; how many were removed. Reads all of them."""
     return tx.execute(_PRUNE_NODE_EVENTS, {"seconds": older_than_seconds, "limit": limit}).rowcount
+
+
+# One at a time: no index leads from a node to its attempts, so all of them are read to see that it has none, and once
+# more to keep the foreign key. A person's wish that it gets no work must outlast its absence.
+_PRUNE_NODE = text(
+    """
+    DELETE FROM nodes WHERE id = (
+        SELECT id FROM nodes AS gone WHERE state IN ('lost', 'left') AND cordon IS DISTINCT FROM 'draining'
+            AND last_seen_at < statement_timestamp() - make_interval(secs => :seconds)
+            AND NOT EXISTS (SELECT FROM attempts WHERE node_id = gone.id)
+        LIMIT 1)"""
+)
+
+
+def prune_node(tx: Connection, older_than_seconds: float) -> bool:
+    """Remove a node that has been gone for longer than that and of which no attempt is kept; whether there was one."""
+    return bool(tx.execute(_PRUNE_NODE, {"seconds": older_than_seconds}).rowcount)

@@ -97,6 +97,11 @@ class Attempts:
             )
         return len(found)
 
+    def jobs(self) -> set[str]:
+        """The jobs that run now."""
+        with self._lock:
+            return {job for job, _ in self._by_token.values()}
+
     def tokens(self) -> tuple[int, ...]:
         """Tokens of the attempts that run now."""
         with self._lock:

@@ -1,15 +1,22 @@
-"""Folders of attempts that ended long ago are removed by a thread of their own: a big one takes minutes."""
+"""What jobs of long ago left on this disk is removed by a thread of its own: a big folder takes minutes."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
 
 from workers.node import Node
 
 log = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 3600.0
+_DAY_SECONDS = 86_400.0
 
 
 class Forgetting:
@@ -26,10 +33,41 @@ class Forgetting:
         self._stopping.set()
 
     def _run(self) -> None:
-        node = self._node
         while not self._stopping.is_set():
             try:
-                node.folder.forget_attempts(node.settings.result_ttl_seconds, keep=node.open_tokens())
+                self._forget()
             except OSError as error:
-                log.warning("old attempts cannot be removed: %s", error)
+                log.warning("what old jobs left cannot be removed: %s", error)
             self._stopping.wait(_EVERY_SECONDS)
+
+    def _forget(self) -> None:
+        node, settings = self._node, self._node.settings
+        node.folder.forget_attempts(settings.result_ttl_seconds, keep=node.open_tokens())
+        if settings.artifact_retention_days is not None:
+            age_seconds = settings.artifact_retention_days * _DAY_SECONDS
+            removed = forget_artifacts(settings.home / "artifacts", age_seconds, keep=node.attempts.jobs())
+            if removed:
+                log.info("artifacts of %d jobs removed: nothing changed there for so long", removed)
+
+
+def forget_artifacts(root: Path, older_than_seconds: float, keep: Collection[str] = ()) -> int:
+    """Remove the folders of jobs below which nothing has changed for so long, except of those in `keep`; how many.
+
+    What nodes with the same home run must change something more often than that.
+    """
+    limit, removed = time.time() - older_than_seconds, 0
+    for folder in root.iterdir() if root.is_dir() else ():
+        if folder.name not in keep and folder.is_dir() and _last_change(folder) < limit:
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def _last_change(folder: Path) -> float:
+    """The newest time of modification of all files and folders below, and of itself."""
+    newest = folder.stat().st_mtime
+    for parent, _, names in os.walk(folder):
+        for name in (".", *names):
+            with suppress(FileNotFoundError):
+                newest = max(newest, os.lstat(os.path.join(parent, name)).st_mtime)
+    return newest

@@ -185,6 +185,8 @@ class ForkServer:
             self._control.close()
             self._living.clear()
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(True)  # whatever the default of this process is just now: see Pipe
         # Not the user's folder as working directory: Python puts that first on the path, and it may hold anything.
         code_folder = Path(cyxwiz_tasks.__file__).resolve().parent.parent
         with theirs:

@@ -6,6 +6,8 @@ many of them in one vectorised pass. Both must give equal numbers, and a propert
 Where a job takes whole GPUs and a node's GPUs are all alike, how tightly it fits does not depend on what runs there:
 the score is the node's standing plus a constant, and whether it fits is a matter of counting idle GPUs. Only shared
 GPUs and nodes with different GPUs need a look at each GPU.
+
+Nodes in quarantine count only for a shape that no node without a cordon could ever run, busy or not: `last_resort`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Candidates:
         self.number = number
         #: fits on no node but perhaps on those that the cluster has noted as `freed`; then it reads no log
         self.asleep = False
+        #: only nodes with a cordon could ever run it: those in quarantine take it, one job at a time
+        self.last_resort = False
         self._cluster = cluster
         self._admission = Admission(resources, refused)
         self._preferred = Preferred(resources)
@@ -96,6 +100,7 @@ class Candidates:
         self._scores = np.full(len(columns.kind), _NOWHERE, np.float32)
         self._judge(self._every_row())
         self._described = cluster.described.end
+        self._see_who_is_left()
         self._rate(self._every_row())
         self._read_up()
         self.asleep = False
@@ -118,6 +123,14 @@ class Candidates:
         else:
             self._judge(np.array(described, np.int32))
             self._described = self._cluster.described.end
+            self._see_who_is_left()
+
+    def _see_who_is_left(self) -> None:
+        """Where this changes, the cluster has all nodes in quarantine among those that changed."""
+        self.last_resort = False
+        if self._cluster.any_quarantined:
+            fits = self._bonus != _NOWHERE
+            self.last_resort = bool(fits.any() and not (fits & ~self._cluster.columns.cordoned).any())
 
     def _catch_up(self) -> None:
         changed = self._cluster.changed.since(self._changed)
@@ -181,13 +194,18 @@ class Candidates:
 
     def _has_room(self, rows: Rows) -> NDArray[np.bool_]:
         """Where a slot and enough of everything is free, as far as counting idle GPUs tells."""
-        room: NDArray[np.bool_] = np.all(self._cluster.columns.free[:, rows] >= self._counted, axis=0)
+        columns = self._cluster.columns
+        room: NDArray[np.bool_] = np.all(columns.free[:, rows] >= self._counted, axis=0)
+        if self._cluster.any_quarantined and not self.last_resort:
+            room &= ~columns.cordoned[rows]
         return room
 
     def _score_at(self, row: int) -> float:
         """One node's score in plain Python; minus infinity where a job of this shape does not fit now."""
         bonus, node, demand = self._bonus.item(row), self._cluster.rows[row], self.demand
         if node is None or bonus == _NOWHERE or not node.has_room(demand):
+            return _NOWHERE
+        if node.cordon is not None and not self.last_resort:
             return _NOWHERE
         if demand.shared or (node.mixed and demand.gpus):
             positions = self.gpus_on(node)

@@ -4,6 +4,9 @@ A change of one node costs O(1). Two logs name the rows that changed: `changed` 
 itself is another. Whoever keeps something computed per node remembers how far it has read a log and catches up on those
 rows alone. Rows where a job may fit now that did not before are `freed`, until all who wait have been asked about them.
 
+A node in quarantine is a last resort: open for one job at a time, of a shape that no node without a cordon could ever
+run. Which shapes those are changes with the other nodes, so whenever one of those changes, it counts as freed.
+
 In memory only: nothing here does I/O, and nothing here is thread-safe.
 """
 
@@ -71,13 +74,14 @@ class Cluster:
         self.conditions: set[str] = set()
         #: grows when the columns get a new size
         self.size_version = 0
-        #: nodes that take a job at all: up, without a cordon, within their hours, and with a free slot
+        #: nodes that take a job at all: see `Node.is_open`
         self.open_nodes = 0
         self._columns = Columns()
         #: rows whose columns are behind: most searches look at few nodes, and need no columns
         self._unwritten: set[int] = set()
         self._by_id: dict[str, Node] = {}
         self._free_rows: list[int] = []
+        self._quarantined: dict[str, Node] = {}
         self._node_of_job: dict[str, Node] = {}
         self._totals = Totals()
         #: how far `described` was read when they were counted
@@ -91,6 +95,10 @@ class Cluster:
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._by_id
+
+    @property
+    def any_quarantined(self) -> bool:
+        return bool(self._quarantined)
 
     @property
     def columns(self) -> Columns:
@@ -167,11 +175,13 @@ class Cluster:
         if capability.accept is not None:
             self.conditions.add(capability.accept)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
-        node.cordon, node.opens_at = cordon, opens_at
+        self._put_cordon(node, cordon)
+        node.opens_at = opens_at
         self._columns.describe(node)
         self.described.append(node.row)
         self._update(node)
         self._note_freed(node)
+        self._reconsider_quarantined()
         return node
 
     def set_state(self, node_id: str, state: NodeState) -> None:
@@ -182,11 +192,13 @@ class Cluster:
         self._note_freed(node)
 
     def set_cordon(self, node_id: str, cordon: Cordon | None) -> None:
-        """A node with a cordon keeps what runs there and gets nothing new. Raises NotFound."""
+        """A node with a cordon keeps what runs there and gets nothing new, but see above. Raises NotFound."""
         node = self.node(node_id)
-        node.cordon = cordon
+        self._put_cordon(node, cordon)
+        self.described.append(node.row)
         self._update(node)
         self._note_freed(node)
+        self._reconsider_quarantined()
 
     def set_opening(self, node_id: str, opens_at: datetime | None) -> None:
         """Outside its hours a node keeps what runs there and gets nothing new. Raises NotFound."""
@@ -215,6 +227,8 @@ class Cluster:
         self._columns.clear(node.row)
         self.described.append(node.row)
         self.changed.append(node.row)
+        self._quarantined.pop(node_id, None)
+        self._reconsider_quarantined()
         return list(node.holdings)
 
     def take(self, node_id: str, job_id: str, demand: Demand, gpu_indexes: tuple[int, ...]) -> None:
@@ -260,9 +274,23 @@ class Cluster:
         if node.is_open:
             self.freed.add(node.row)
 
+    def _put_cordon(self, node: Node, cordon: Cordon | None) -> None:
+        node.cordon = cordon
+        if cordon == Cordon.QUARANTINED:
+            self._quarantined[node.node_id] = node
+        else:
+            self._quarantined.pop(node.node_id, None)
+
+    def _reconsider_quarantined(self) -> None:
+        """Some node is another now, or gone: what could run there may have no other place any more, or again."""
+        for node in self._quarantined.values():
+            self._update(node)
+            self._note_freed(node)
+
     def _update(self, node: Node) -> None:
         was_open = node.is_open
-        node.is_open = node.slots_free > 0 and node.state == _UP and node.cordon is None and node.opens_at is None
+        takes_work = node.cordon is None or _is_last_resort(node)
+        node.is_open = node.slots_free > 0 and node.state == _UP and node.opens_at is None and takes_work
         if not node.is_open:
             self.freed.discard(node.row)
         node.availability = availability(node)
@@ -271,6 +299,10 @@ class Cluster:
         self._unwritten.add(node.row)
         self.open_nodes += node.is_open - was_open
         self.changed.append(node.row)
+
+
+def _is_last_resort(node: Node) -> bool:
+    return node.cordon == Cordon.QUARANTINED and not node.holdings
 
 
 def _share(value: float) -> float:

@@ -49,8 +49,10 @@ class Columns:
         #: whether a node's GPUs differ in memory, compute capability or model; whether any node's ever did
         self.mixed = np.zeros(rows, bool)
         self.any_mixed = False
+        #: draining, or in quarantine
+        self.cordoned = np.zeros(rows, bool)
         #: what is free, in the order of `Demand.counted`: GPUs that nobody uses, or -1 while the node takes no job at
-        #: all (not up, no free slot); CPU cores; bytes of memory; bytes of the GPU with most free. Of shape (4, rows).
+        #: all (see `Node.is_open`); CPU cores; bytes of memory; bytes of the GPU with most free. Of shape (4, rows).
         self.free = np.full((4, rows), -1, np.int64)
         self.gpu_free = np.full((rows, gpus), -1, np.int64)
         self.standing = np.zeros(rows, np.float64)
@@ -88,6 +90,7 @@ class Columns:
     def update(self, node: Node) -> None:
         """Write what is free on a node."""
         row = node.row
+        self.cordoned[row] = node.cordon is not None
         self.free[0, row] = node.idle_gpus if node.is_open else -1
         self.free[1, row] = node.cpus_free
         self.free[2, row] = node.ram_free_bytes

@@ -83,6 +83,8 @@ class Explanation(BaseModel):
     silent: int = 0
     #: of these, the ones that take no new work although they are up: draining, quarantined
     cordoned: dict[str, int] = Field(default_factory=dict)
+    #: whether all of these have a cordon, and some are in quarantine: those take it all the same, one job at a time
+    last_resort: bool = False
     #: of these, the ones that take no new work because it is outside their hours
     closed: int = 0
     #: of these, the ones that are short of something now: slots, gpus, gpu_memory (of shared GPUs), cpus, ram
@@ -172,9 +174,12 @@ def _count_failures(
 def _count_shortages(found: Explanation, fitting: list[tuple[Node, list[int]]], demand: Demand) -> None:
     short: Counter[str] = Counter()
     cordoned: Counter[str] = Counter()
+    cordons = {node.cordon for node, _ in fitting}
+    found.last_resort = None not in cordons and Cordon.QUARANTINED in cordons
     for node, admitted in fitting:
         if node.cordon is not None:
             cordoned[str(node.cordon)] += 1
+            found.free += found.last_resort and node.is_open and not _shortages(node, demand, admitted)
             continue
         if node.opens_at is not None:
             found.closed += 1
@@ -207,13 +212,18 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
     names = _names([node.name for node, _ in fitting])
     if found.free:
         said = [f"{fit} ({names}), {found.free} with room now."]
+        if found.last_resort:
+            said.append(f"Though {_CORDON_WORDS[Cordon.QUARANTINED]}, it is the last resort: no other could run this.")
         if found.ahead:
             said.append(f"{_jobs(found.ahead)} in line before it, and the next placement may take that room.")
         return said + _sentences_on_ahead(found)
     short = [f"{_SHORT_WORDS[name]} on {count}" for name, count in found.short.items()]
     if found.silent:
         short.append(f"no sign of life from {found.silent}, which get no new work")
-    short += [f"{count} {_CORDON_WORDS[Cordon(cordon)]}, no new work there" for cordon, count in found.cordoned.items()]
+    for cordon, count in found.cordoned.items():
+        last_resort = found.last_resort and cordon == Cordon.QUARANTINED
+        takes = "a last resort: one job at a time there" if last_resort else "no new work there"
+        short.append(f"{count} {_CORDON_WORDS[Cordon(cordon)]}, {takes}")
     if found.closed:
         short.append(f"{found.closed} outside {'its' if found.closed == 1 else 'their'} hours, {_opening(fitting)}")
     said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]

@@ -80,6 +80,8 @@ def _sentence(page: dict[str, Any]) -> str:
             text += f" Its score was the best, {scores['score']:.2f} ({parts})"
             others = ", ".join(f"{name} {value:.2f}" for name, value in scores["next"])
             text += f"; next: {others}." if others else "."
+        if scores.get("last_resort"):
+            text += " The node was in quarantine after repeated faults, and no other node could run the job."
         return text + (" Its cancellation was asked for." if page["cancel_requested_at"] else "")
     if state == JobState.PENDING:
         what = "to be tried again" if page["cause"] else "for its time"

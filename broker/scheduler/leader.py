@@ -24,6 +24,7 @@ from celery import Celery
 from sqlalchemy import Connection, Engine
 
 from broker.scheduler import accepting, commands, placing, preempting, reports, unblocking
+from broker.scheduler.duties.chord_parts import ChordParts
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.early_stopping import EarlyStopping
@@ -84,6 +85,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Usage,
     Reconcile,
     Untold,
+    ChordParts,
     Readings,
     Ghosts,
     Prune,

@@ -80,8 +80,8 @@ class Node:
     #: faults since its last success, and quarantines since it was last trusted
     faults: int
     quarantines: int
-    #: kept by the cluster: `scoring.availability`, `scoring.standing`, and whether it takes a job at all: it is up, has
-    #: a free slot, no cordon, and is within its hours
+    #: kept by the cluster: `scoring.availability`, `scoring.standing`, and whether it takes a job at all: it is up and
+    #: within its hours, and has a free slot and no cordon; or it is a last resort: in quarantine, with nothing on it
     availability: float
     standing: float
     is_open: bool

@@ -53,6 +53,8 @@ class Placement(NamedTuple):
     #: before weighing
     parts: Parts
     runners_up: tuple[RunnerUp, ...]
+    #: the node is in quarantine, and no node without a cordon could ever run this
+    last_resort: bool = False
 
     @property
     def job_id(self) -> str:
@@ -216,6 +218,7 @@ class Placer:
             score,
             parts(node, demand, positions, candidates.preferred_at(node)),
             tuple([self._runner_up(row, score) for row, score in runners_up]),
+            candidates.last_resort,
         )
         cluster.take_at(node, waiting.job_id, demand, positions)
         gpus = 0 if demand.shared else len(positions)

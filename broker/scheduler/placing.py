@@ -66,6 +66,8 @@ def announce(turn: Turn, placement: Placement, live: Live) -> None:
     why = f"{node} has the best score, {placement.score:.2f}"
     if placement.runners_up:
         why += "; next: " + ", ".join(f"{other.name} {other.score:.2f}" for other in placement.runners_up)
+    if placement.last_resort:
+        why += "; it is in quarantine, and no other node could run this"
     turn.outbox.update(
         job_id,
         Update(kind="state", state=ASSIGNED, node=node, attempt=live.number, message=why, at=time.time()),
@@ -85,5 +87,6 @@ def new_attempt(placement: Placement) -> NewAttempt:
             "score": round(placement.score, 4),
             "parts": {name: round(part, 4) for name, part in placement.parts._asdict().items() if part is not None},
             "next": [[other.name, round(other.score, 4)] for other in placement.runners_up],
+            **({"last_resort": True} if placement.last_resort else {}),
         },
     )

@@ -8,6 +8,10 @@ nothing of the node.
 Faults are counted from one success to the next. Too many put a node into quarantine: it gets no new work for a while,
 then it is on probation: a success clears it, one more fault puts it back for twice as long.
 
+Quarantine keeps jobs from a node that would break them while another one could run them. Where no node without a cordon
+ever could, it would only let them wait beside hardware that is there: then the node gets one of them at a time, as a
+last resort. A success ends the quarantine; what fails there meanwhile is not counted.
+
 Whom to blame for a crash or a hang? The first one of a job counts against its node, the others of the same job count
 against the job: a poison job costs each node it meets nothing, and the first one a single fault. And where the same
 task has just crashed on other nodes, it is the task: a hundred jobs of one broken program put no node away.
@@ -38,12 +42,20 @@ _LONGEST_QUARANTINE_SECONDS = 24 * 3600.0
 
 
 def carried_to_its_end(turn: Turn, node_id: str) -> None:
-    """A job completed there: the node is trusted again."""
+    """A job completed there: the node is trusted again. A drain stays, with what was counted before it."""
     _move(turn, node_id, towards=1.0, share=_GAIN)
     cluster = turn.memory.cluster
-    if node_id in cluster and ((node := cluster.node(node_id)).faults or node.quarantines) and node.cordon is None:
-        node.faults = node.quarantines = 0
-        nodes.count_faults(turn.tx, {node_id: (0, 0)})
+    if node_id not in cluster:
+        return
+    node = cluster.node(node_id)
+    if node.cordon == Cordon.DRAINING or not (node.faults or node.quarantines):
+        return
+    if node.cordon == Cordon.QUARANTINED:
+        nodes.uncordon(turn.tx, turn.epoch, node_id, forgive=False)
+        cluster.set_cordon(node_id, None)
+        log.info(line("node_cleared", node=node_id, name=node.name))
+    node.faults = node.quarantines = 0
+    nodes.count_faults(turn.tx, {node_id: (0, 0)})
 
 
 def died(turn: Turn, node_id: str, incarnation: str, reason: str) -> None:

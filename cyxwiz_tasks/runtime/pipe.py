@@ -38,6 +38,9 @@ class Pipe:
     def __init__(self, fd: int) -> None:
         """Takes over the stream socket `fd`."""
         self._socket = socket.socket(fileno=fd)
+        # While Celery's consumer drops a connection, all sockets of its process get a default time-out. Made in that
+        # moment, this one would give up waiting, and so would its other end in a job's process: they share a flag.
+        self._socket.setblocking(True)
         self._lock = threading.Lock()
         self._buffer = bytearray()
         self._frames: deque[Frame] = deque()

@@ -53,8 +53,7 @@ class Lab:
     def start(self, name: str, *arguments: str, ready: str) -> ServiceProcess:
         environment = {"CYXWIZ_HOME": os.environ["CYXWIZ_HOME"], "CYXWIZ_BROKER_URL": self.client.broker_url}
         if arguments[0] == "scheduler":
-            # A node that is killed again and again is put away for a while; then its neighbour's jobs wait for that.
-            environment |= {"CYXWIZ_DATABASE_URL": self.database_url, "CYXWIZ_QUARANTINE_FAULTS": "1000000"}
+            environment |= {"CYXWIZ_DATABASE_URL": self.database_url}
         self.services[name] = ServiceProcess(name, list(arguments), environment, self.folder, ready)
         return self.services[name]
 

@@ -25,9 +25,9 @@ class Chaos:
     """A short chaos run with these kinds of faults."""
 
     kinds: tuple[str, ...]
-    jobs: int = 60
-    faults: int = 8
-    seconds: float = 30.0
+    jobs: int
+    faults: int
+    seconds: float
 
     @property
     def name(self) -> str:
@@ -41,21 +41,26 @@ class Chaos:
 
 @dataclass(frozen=True)
 class Mutation:
-    """`edits`: file, a text that stands there once, and what takes its place."""
+    """`edits`: file, a text that stands there once, and what takes its place. Every catcher must notice it."""
 
     name: str
     edits: tuple[tuple[str, str, str], ...]
-    catcher: Tests | Chaos
+    catcher: Tests
+    chaos: Chaos | None = None
+
+    @property
+    def catchers(self) -> tuple[Tests | Chaos, ...]:
+        return (self.catcher,) if self.chaos is None else (self.catcher, self.chaos)
 
 
 _ATTEMPTS, _LEADER, _JOBS = "db/attempts.py", "broker/scheduler/leader.py", "db/jobs.py"
 _OF_ATTEMPTS = Tests(("tests/integration/test_db_attempts.py",))
 _OF_LEADERSHIP = Tests(("tests/integration/test_db_leadership.py",))
 _OF_FAULTS = Tests(("tests/integration/test_scheduler_faults.py",))
+_OF_JOBS = Tests(("tests/integration/test_node_jobs.py",))
 _OF_PARTS = Tests(("tests/unit/test_node_parts.py",))
 _OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py",))
 _OF_DURABLE_FILES = Tests(("tests/unit/test_durable_files.py",))
-_FREEZING = Chaos(("freeze_worker", "partition"), faults=6)
 
 MUTATIONS = (
     Mutation(
@@ -100,6 +105,7 @@ MUTATIONS = (
                 '            self.publish(outbox, batches)\n            failpoints.hit("scheduler.before_commit")\n',
             ),
         ),
+        _OF_FAULTS,
         Chaos(("scheduler_dies_before_commit",), jobs=120, faults=6, seconds=40.0),
     ),
     Mutation(
@@ -128,7 +134,7 @@ MUTATIONS = (
             ),
             ("broker/scheduler/duties/late_nodes.py", "dead = self._dead(late, silences) - lost", "dead = set[str]()"),
         ),
-        _FREEZING,
+        Tests(("tests/integration/test_scheduler_nodes.py",)),
     ),
     Mutation(
         "a slot is given twice",
@@ -139,7 +145,7 @@ MUTATIONS = (
                 "        self.slots_free -= len(self.holdings) % 2\n",
             ),
         ),
-        Tests(("tests/unit/test_placement_properties.py",)),
+        Tests(("tests/unit/test_placement.py",)),
     ),
     Mutation(
         "a node takes messages for its earlier start",
@@ -150,12 +156,12 @@ MUTATIONS = (
                 "if assignment.node != node.id or node.stopping:",
             ),
         ),
-        Tests(("tests/integration/test_node_jobs.py", "tests/integration/test_node_life.py")),
+        _OF_JOBS,
     ),
     Mutation(
         "a result is shown although it was refused",
         (("workers/executor.py", "last_word = reply.committed and reply.final", "last_word = reply.final"),),
-        Tests(("tests/integration/test_node_jobs.py",)),
+        _OF_JOBS,
     ),
     Mutation(
         "what a job leaves behind lives on",
@@ -164,7 +170,7 @@ MUTATIONS = (
             ("workers/supervise.py", "    attempt.undead = attempt.undead or attempt.process.end_tree()\n", ""),
             ("workers/pool.py", "                process.end_tree()\n", ""),
         ),
-        Tests(("tests/integration/test_node_stops.py", "tests/acceptance/test_jobs.py")),
+        _OF_JOBS,
     ),
     Mutation(
         "jobs inherit the agent's environment",
@@ -175,7 +181,7 @@ MUTATIONS = (
                 "    return True or not",
             ),
         ),
-        Tests(("tests/integration/test_node_jobs.py",)),
+        _OF_JOBS,
     ),
     Mutation(
         "one idempotency key makes two jobs",

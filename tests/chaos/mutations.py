@@ -1,8 +1,8 @@
 """Would anybody notice? Seeds one bug at a time into a copy of the source, and shows what catches it.
 
-`python -m tests.chaos.mutations` (or `--only NAME`) prints a table and exits 0 if every one is caught. A bug is caught
-by a test that fails, or by a short chaos run whose verdict is `fail` within three seeds. Each catcher passes on the
-copy without a bug first, or its word would mean nothing.
+`python -m tests.chaos.mutations` (or `--only NAME`) prints a table and exits 0 if every one is caught: by a test that
+fails and, where the bug names one, by a short chaos run whose verdict is `fail` within three seeds. Each catcher passes
+on the copy without a bug first, or its word would mean nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TIMEOUT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Found:
-    """`caught_by`: the words of who noticed; None if nobody did."""
+    """`caught_by`: the words of who noticed; None if one of the catchers did not."""
 
     name: str
     caught_by: str | None
@@ -59,15 +59,29 @@ def seeded(source: str, mutation: Mutation, file: str) -> str:
 
 
 def run_catcher(catcher: Tests | Chaos, copy: Path) -> str | None:
-    """Who noticed something in this copy; None if nobody did."""
+    """Who noticed something in this copy; None if nobody did. Raises RuntimeError for a catcher that cannot be run."""
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     if isinstance(catcher, Tests):
-        done = _run([*catcher.command, "-x", "-q", "--no-header"], copy, environment)
-        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return failed[0].partition(" - ")[0][:150] if done.returncode == 1 and failed else None
+        return _run_tests(catcher, copy, environment)
+    return _run_chaos(catcher, copy, environment)
+
+
+def _run_tests(catcher: Tests, copy: Path, environment: dict[str, str]) -> str | None:
+    done = _run([*catcher.command, "-x", "-q", "--no-header"], copy, environment)
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode not in (0, 1) or (done.returncode == 1 and not failed):
+        raise RuntimeError(f"{catcher.name} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    return failed[0].partition(" - ")[0][:150] if done.returncode == 1 else None
+
+
+def _run_chaos(catcher: Chaos, copy: Path, environment: dict[str, str]) -> str | None:
     for seed in _SEEDS:
-        _run([*catcher.command, "--seed", str(seed)], copy, environment)
-        results = json.loads((copy / "chaos-results.json").read_text())
+        written = copy / "chaos-results.json"
+        written.unlink(missing_ok=True)
+        done = _run([*catcher.command, "--seed", str(seed)], copy, environment)
+        if not written.exists():
+            raise RuntimeError(f"{catcher.name} came to no verdict: {(done.stdout + done.stderr)[-2000:]}")
+        results = json.loads(written.read_text())
         if results["verdict"] == "fail":
             broken = [name for name, found in results["invariants"].items() if not found["holds"]]
             return f"chaos, seed {seed}: {'; '.join(broken)}"
@@ -91,13 +105,15 @@ def hunt(mutation: Mutation, folder: Path) -> Found:
     copy, began = copy_of_source(folder), time.monotonic()
     for file in {name for name, _, _ in mutation.edits}:
         (copy / file).write_text(seeded((copy / file).read_text(), mutation, file))
-    return Found(mutation.name, run_catcher(mutation.catcher, copy), time.monotonic() - began)
+    noticed = [run_catcher(catcher, copy) for catcher in mutation.catchers]
+    caught_by = None if None in noticed else "; ".join(filter(None, noticed))
+    return Found(mutation.name, caught_by, time.monotonic() - began)
 
 
 def _check_catchers(chosen: list[Mutation], console: Console) -> bool:
     """Whether all of them are silent where there is no bug."""
     silent = True
-    for catcher in dict.fromkeys(mutation.catcher for mutation in chosen):
+    for catcher in dict.fromkeys(catcher for mutation in chosen for catcher in mutation.catchers):
         with tempfile.TemporaryDirectory(prefix="cyxwiz-sound-") as folder:
             Path(folder).chmod(0o711)
             noticed = run_catcher(catcher, copy_of_source(Path(folder)))
@@ -111,7 +127,7 @@ def _check_catchers(chosen: list[Mutation], console: Console) -> bool:
 @click.option("--trust-catchers", is_flag=True, help="Do not try them on the source without a bug first.")
 def main(only: tuple[str, ...], trust_catchers: bool) -> None:
     """Seed each bug and print who catches it."""
-    console = Console(width=160)
+    console = Console(width=160, markup=False)
     chosen = [mutation for mutation in MUTATIONS if not only or mutation.name in only]
     if not trust_catchers and not _check_catchers(chosen, console):
         sys.exit("a catcher finds something in the source as it is: nothing is known of the bugs")

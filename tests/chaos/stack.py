@@ -202,7 +202,8 @@ class Stack:
             # Here three lost nodes say nothing of a job, nor three killed jobs in a row of a node.
             "CYXWIZ_POISON_LIMIT": "100",
             "CYXWIZ_QUARANTINE_SECONDS": "1",
-            "CYXWIZ_ARTIFACTS": str(self.folder / "artifacts"),
+            # A training that is placed on another node goes on there.
+            "CYXWIZ_ARTIFACT_STORE": f"file://{self.folder}/store",
             **more,
         }
         if member in (self.nodes[-1], self.schedulers[-1]):

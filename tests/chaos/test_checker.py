@@ -80,6 +80,26 @@ def _makes_a_step_twice(history: History) -> None:
     history.witness.append(step(JOB, 2, 20, at=17.5, pid=101))
 
 
+def _training(history: History, *restored: int, first: int = 1, loss: float = 0.5) -> None:
+    """The completed job was a training: its first attempt saved step 4, its second did the rest."""
+    for line in history.client:
+        line["kind"] = "train"
+    lines = [row for row in history.witness if row["attempt"] == 1] + [step(JOB, 1, "saving", at=10.45) | {"saved": 4}]
+    lines += [step(JOB, 2, "restored", at=15.0, pid=101) | {"restored": at} for at in restored]
+    lines += [step(JOB, 2, number, at=15 + number / 10, pid=101) for number in range(first, 21)]
+    lines.append(step(JOB, 2, "trained", at=18.0, pid=101) | {"steps": 20, "loss": loss})
+    history.witness[:] = lines
+
+
+def _another_training_ends_otherwise(history: History) -> None:
+    _training(history, 4, first=5)
+    again = [line | {"job": "job-9", "attempt": 1} for line in history.witness if line["attempt"] == 2]
+    history.witness += [*again[1:-1], again[-1] | {"loss": 0.6}]
+    history.record["jobs"].append(job("job-9", current_token=19))
+    history.record["attempts"].append(attempt(19, 1, "completed", 30.0, 40.0, job_id="job-9"))
+    history.client.append(op("submit", "invoke", "job-9", "train"))
+
+
 def _starts_twice(history: History) -> None:
     history.witness.append(step(JOB, 2, 1, at=17.5, pid=102))
 
@@ -144,6 +164,11 @@ SPOILT: list[tuple[str, Spoil]] = [
     ("I13", _runs_on_after_preemption),
     ("I15", _makes_a_step_twice),
     ("I15", lambda h: h.witness.pop(9)),
+    ("I15", lambda h: _training(h, 5, first=6)),
+    ("I15", lambda h: _training(h, 4, first=4)),
+    ("I15", lambda h: _training(h, 4, first=6)),
+    ("I15", lambda h: _training(h, first=5)),
+    ("I15", _another_training_ends_otherwise),
     ("I17", _old_leader_writes),
     ("I17", _unknown_epoch),
     ("I18", _third_on_two_slots),
@@ -176,6 +201,14 @@ def test_a_good_history_passes():
     assert (verdict.word, verdict.doubts) == ("pass", [])
     assert not any(verdict.violations.values())
     assert (verdict.facts["lost"], verdict.facts["doubled"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("restored", "first"), [((4,), 5), ((), 1)])
+def test_a_training_may_go_on_from_what_was_saved_or_begin_anew(restored: tuple[int, ...], first: int):
+    history = good()
+    _training(history, *restored, first=first)
+    verdict = judge(history)
+    assert not any(verdict.violations.values()), verdict.violations
 
 
 @pytest.mark.parametrize(("name", "spoil"), SPOILT)

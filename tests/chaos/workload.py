@@ -20,7 +20,7 @@ import redis
 from celery import chain
 from celery.canvas import Signature
 
-from cyxwiz_tasks import Client, TrainingJob
+from cyxwiz_tasks import Client
 from cyxwiz_tasks.errors import (
     CyxwizError,
     JobCancelled,
@@ -96,6 +96,8 @@ def _submission(rng: random.Random, at: float, kind: str) -> Submission:
     made = Submission(at, kind, new_id())
     if kind in ("walk", "gpu", "keyed"):
         made.numbers = (20, rng.choice((0.02, 0.1, 0.25)))
+    elif kind == "train":
+        made.numbers = (3, 0.1)
     elif kind == "cancelled":
         made.numbers, made.cancel_after = (200, 0.05), rng.uniform(0.0, 2.0)
     elif kind == "retries":
@@ -213,17 +215,16 @@ class Workload:
         self.log.write(op="submit", type="info", job=first, kind="chain", sent=True)
         return True
 
-    def _job(self, submission: Submission) -> Signature | TrainingJob:
+    def _job(self, submission: Submission) -> Signature:
         import chaos_jobs
 
-        if submission.kind == "train":
-            return TrainingJob(model="mlp", dataset="digits", epochs=3, batch_size=64, seed=1)
         tasks = {
             "noop": chaos_jobs.noop,
             "children": chaos_jobs.has_children,
             "fails": chaos_jobs.fails,
             "retries": chaos_jobs.tries_again,
             "gpu": chaos_jobs.walks_on_a_gpu,
+            "train": chaos_jobs.trains,
         }
         more = (self.mark,) if submission.kind == "children" else submission.numbers
         return tasks.get(submission.kind, chaos_jobs.walks).s(str(self.witness), *more)

@@ -132,7 +132,8 @@ class Scheduler:
         self.settings = settings
         self.error: BaseException | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        # One that does not stop fails its test, and must not keep pytest from ending.
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

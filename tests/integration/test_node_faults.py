@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cyxwiz_tasks.protocol import REPORTS, RegisterAgain, control_key, log_key, running_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
+from tests.integration.job_pids import is_alive, pid_in
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
@@ -38,17 +38,6 @@ def node_on(url: str, home: Path, log: Path | None = None, **environment: str) -
     node = NodeProcess(url, home, "--name", "faulty", "--slots", "2", **environment)
     node.log = log or node.log
     return node
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def pid_in(file: Path) -> int:
-    return int(wait_until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text().split()[0]))
 
 
 def ticks_of(file: Path) -> list[float]:
@@ -344,8 +333,7 @@ def is_hung(scheduler, folder):
 
 def is_frozen_and_hung(scheduler, folder):
     job = node_jobs.hangs.delay(str(folder))
-    wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
-    os.kill(int((folder / "pid").read_text()), signal.SIGSTOP)
+    os.kill(pid_in(folder / "pid"), signal.SIGSTOP)
     ended = scheduler.wait_for("ended", job.id)
     assert (ended.outcome, ended.cause) == ("failed", "hung")
     assert not is_alive(int((folder / "pid").read_text()))
@@ -353,8 +341,7 @@ def is_frozen_and_hung(scheduler, folder):
 
 def is_cancelled_while_frozen(scheduler, folder):
     job = node_jobs.waits.delay(str(folder))
-    wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
-    pid = int((folder / "pid").read_text())
+    pid = pid_in(folder / "pid")
     os.kill(pid, signal.SIGSTOP)
     scheduler.stop_job(job.id, grace_seconds=0.3)
     assert scheduler.wait_for("ended", job.id, seconds=5.0).outcome == "cancelled"

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from celery import chain, chord, group
 
@@ -20,6 +19,7 @@ from cyxwiz_tasks.errors import JobFailed
 from cyxwiz_tasks.protocol import INBOX, log_key, node_queue, progress_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
+from tests.integration.job_pids import is_alive
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
@@ -196,13 +196,6 @@ def test_what_a_job_leaves_behind_is_gone_before_its_end_is_reported(tmp_path):
     assert not is_alive(pid)
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_chains_chords_groups_links_and_errbacks(tmp_path):
     assert chain(node_jobs.add.s(1, 2), node_jobs.add.s(10), node_jobs.add.s(100)).apply_async().get(timeout=20) == 113
     assert group(node_jobs.add.s(i, i) for i in range(3)).apply_async().get(timeout=20) == [0, 2, 4]
@@ -241,22 +234,25 @@ def test_a_job_that_ignores_its_result_writes_no_state(scheduler):
     assert scheduler.client.get(f"celery-task-meta-{result.id}") is None
 
 
-def test_a_fenced_attempt_leaves_no_result(scheduler):
+def test_a_fenced_attempt_leaves_no_result(node, scheduler):
     scheduler.commits = lambda _: False
     try:
         result = node_jobs.add.delay(1, 1)
         scheduler.wait_for("ended", result.id)
     finally:
         scheduler.commits = lambda _: True
+    wait_until(lambda: any(result.id in line and "not the job's last word" in line for line in node.text.splitlines()))
     assert node_jobs.add.delay(1, 2).get(timeout=20) == 3
     assert result.state in ("STARTED", "PENDING")
 
 
-def test_a_message_for_an_earlier_start_is_dropped_without_a_word(scheduler):
+def test_a_message_for_an_earlier_start_is_dropped_without_a_word(node, scheduler):
     result = node_jobs.add.signature((1, 1)).freeze()
     message = made_message(node_jobs.add.signature((1, 1), task_id=result.id))
     scheduler.publish(message, incarnation="00000000-0000-0000-0000-000000000000")
+    node.wait_for_text(f"job {result.id}: its message is for an earlier start")
     assert node_jobs.add.delay(1, 2).get(timeout=20) == 3
+    assert not scheduler.of("started", result.id)
     assert not scheduler.of("ended", result.id)
 
 

@@ -17,6 +17,7 @@ from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.protocol import Stop, control_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
+from tests.integration.job_pids import is_alive, pid_in
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
@@ -33,17 +34,6 @@ def scheduler(broker_url: str) -> Iterator[FakeScheduler]:
 def node(scheduler: FakeScheduler, broker_url: str, tmp_path: Path) -> Iterator[NodeProcess]:
     with NodeProcess(broker_url, tmp_path / "home", "--name", "stops", "--slots", "2") as node:
         yield node.ready()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def pid_in(file: Path) -> int:
-    return int(wait_until(lambda: file.exists() and file.read_text()))
 
 
 def test_stops_of_every_kind(node, scheduler, tmp_path):

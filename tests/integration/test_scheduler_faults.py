@@ -10,10 +10,12 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from broker.scheduler import accepting, placing, placing_at_once
+from broker.scheduler import accepting, leader, placing, placing_at_once
 from broker.scheduler.duties.late_nodes import LateNodes
+from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
+from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol import INBOX, REJECTED, REPORTS
 from tests.integration.control_plane import Scheduler
 from tests.integration.record import end_session_of_leader
@@ -26,15 +28,18 @@ class Crash(BaseException):
 
 @pytest.fixture
 def crash(monkeypatch):
-    """`crash(owner, name)`: the next call of that function is the scheduler's last; it leaves everything as it is."""
+    """`crash(owner, name)`: the next call of that function is the scheduler's last; it leaves everything as it is.
 
-    def arm(owner, name):
+    With `given`, the next call with these arguments.
+    """
+
+    def arm(owner, name, *given):
         armed = threading.Event()
         armed.set()
         original, hand_over = getattr(owner, name), Leader._hand_over
 
         def die(*args, **kwargs):
-            if armed.is_set():
+            if armed.is_set() and args[: len(given)] == given:
                 armed.clear()
                 monkeypatch.setattr(Leader, "_hand_over", lambda self: self.inbox.stop())
                 raise Crash
@@ -46,33 +51,36 @@ def crash(monkeypatch):
     return arm
 
 
-def run_until_it_dies(plane, heal):
-    scheduler = Scheduler(plane.settings)
-    scheduler.start()
-    scheduler.wait()
-    assert isinstance(scheduler.error, Crash)
-    heal()
-
-
 @pytest.mark.parametrize(
-    ("owner", "name"),
+    "where",
     [
         (accepting, "_let_wait"),
         (placing, "place"),
+        (failpoints, "hit", "scheduler.before_commit"),
         (placing_at_once, "accept_placed"),
         (placing_at_once, "publish"),
         (Leader, "publish"),
         (Leader, "_send"),
     ],
+    ids=lambda where: f"{where[0].__name__.rpartition('.')[2]}-{where[-1]}",
 )
-def test_a_crash_anywhere_in_a_turn_loses_nothing_and_doubles_nothing(plane, crash, owner, name):
-    with plane.scheduler():
-        node = plane.node()
-    heal = crash(owner, name)
+def test_a_crash_anywhere_in_a_turn_loses_nothing_and_doubles_nothing(plane, crash, monkeypatch, where):
     # Jobs with a key take an ordinary turn, also where they could be placed at once.
-    options = [{} if owner is placing_at_once else {"idempotency_key": f"key {number}"} for number in range(3)]
-    handles = plane.client.submit_many([(plane.signature(number), options[number]) for number in range(3)], wait=False)
-    run_until_it_dies(plane, heal)
+    options = [{} if where[0] is placing_at_once else {"idempotency_key": f"key {number}"} for number in range(3)]
+    jobs = [(plane.signature(number), options[number]) for number in range(3)]
+    dying = Scheduler(plane.settings)
+    # It is to die in the turn that takes the jobs, and other duties have turns of their own.
+    with monkeypatch.context() as quiet:
+        quiet.setattr(leader, "DUTIES", (ProcessingLists,))
+        dying.start()
+        try:
+            node, heal = plane.node(), crash(*where)
+            handles = plane.client.submit_many(jobs, wait=False)
+            dying.wait()
+        finally:
+            dying.stop()
+    assert isinstance(dying.error, Crash)
+    heal()
     with plane.scheduler():
         done = {node.run().job for _ in handles}
         assert done == {handle.id for handle in handles}

@@ -91,3 +91,27 @@ def test_jobs_that_ended_long_ago_leave_the_record_with_all_that_is_theirs(plane
 
         until(lambda: left() == [0, 0, 0, 0])
         assert [plane.job(id)["state"] for id in (young, waiting)] == ["completed", "pending"]
+
+
+def test_nodes_that_are_long_gone_leave_the_record_unless_something_of_theirs_is_kept(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.prune._NODE_SECONDS", 0.0)
+    monkeypatch.setattr("broker.scheduler.duties.prune.Prune.every_seconds", 0.05)
+    monkeypatch.setattr("broker.scheduler.duties.prune._REST_SECONDS", 0.0)
+    with plane.scheduler():
+        nodes = [plane.node(name) for name in ("empty", "idle", "drained", "worked")]
+        plane.client.drain("drained")
+        plane.submit(1, resources={"node": "worked"})
+        nodes[-1].run()
+        for node in nodes:
+            node.leave()
+        plane.node("here")
+        with plane.engine.begin() as tx:
+            days = int(plane.settings.retention_days) + 1
+            sql = "UPDATE nodes SET last_seen_at = now() - make_interval(days => :days)"
+            tx.execute(text(sql), {"days": days})
+
+        def left():
+            with plane.engine.connect() as tx:
+                return sorted(tx.scalars(text("SELECT name FROM nodes")))
+
+        until(lambda: left() == ["drained", "here", "worked"])

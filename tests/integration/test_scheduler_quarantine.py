@@ -34,6 +34,14 @@ def one(plane, node, **end):
     plane.client.cancel(job_id)
 
 
+def busy_neighbour(plane):
+    """A node in good standing with no slot left: what it could run waits for it, and no other is a last resort."""
+    busy = plane.node("busy", slots=1)
+    job_id = plane.submit(resources={"node": "busy"})
+    busy.start(busy.take()[0])
+    plane.wait_for(job_id, "running")
+
+
 def expire_quarantine(plane, node):
     from sqlalchemy import text
 
@@ -46,6 +54,7 @@ def expire_quarantine(plane, node):
 def test_faults_of_different_jobs_put_a_node_into_quarantine_for_longer_each_time(plane):
     with plane.scheduler():
         bad = plane.node("bad")
+        busy_neighbour(plane)
         one(plane, bad, **CRASH)
         one(plane, bad)
         one(plane, bad, **CRASH)
@@ -56,8 +65,8 @@ def test_faults_of_different_jobs_put_a_node_into_quarantine_for_longer_each_tim
         assert (row["state"], row["cordon"]) == ("up", "quarantined")
         assert 3500 < row["cordon_seconds_left"] <= 3600
         assert "3 without a success" in row["cordon_reason"]
-        waiting = plane.submit(resources={"node": "bad"})
-        assert "in quarantine" in str(plane.client.why(waiting))
+        waiting = plane.submit()
+        assert "in quarantine after repeated faults, no new work there" in str(plane.client.why(waiting))
         expire_quarantine(plane, bad)
         assignment, _ = bad.take()
         assert assignment.job == waiting
@@ -78,6 +87,7 @@ def test_faults_of_different_jobs_put_a_node_into_quarantine_for_longer_each_tim
 def test_a_node_that_was_restarted_is_still_in_quarantine_and_a_person_ends_it(plane):
     with plane.scheduler():
         bad = plane.node("bad")
+        busy_neighbour(plane)
         for _ in range(3):
             one(plane, bad, **FAULT)
         bad.leave()
@@ -129,6 +139,7 @@ def test_a_node_that_breaks_what_others_can_run_is_blamed(plane):
 def test_a_node_that_flaps_is_put_away(plane):
     with plane.scheduler():
         bad = plane.node("flaps")
+        busy_neighbour(plane)
         job_id = plane.submit()
         for _ in range(3):
             bad.take()
@@ -154,3 +165,24 @@ def test_an_agent_that_died_is_one_fault_and_a_node_that_cannot_run_jobs_one_for
             assert not bad.end(place, **lost).final
         assert shown(plane, bad)["cordon"] == "quarantined"
         assert {plane.job(job_id)["state"] for job_id in ids} <= {"pending", "assigned"}
+
+
+def test_a_node_in_quarantine_is_a_last_resort_and_a_success_clears_it(plane):
+    with plane.scheduler():
+        bad, good = plane.node("bad"), plane.node("good", slots=1)
+        for _ in range(3):
+            one(plane, bad, **CRASH)
+        first = plane.submit()
+        good.start(good.take()[0])
+        second, third = plane.submit(), plane.submit()
+        assert plane.job(second)["state"] == "pending", "it could run on the other node"
+        good.die()
+        assignment, _ = bad.take()
+        assert (assignment.job, plane.job(second)["state"]) == (first, "pending"), "one at a time"
+        assert "a last resort: one job at a time there" in str(plane.client.why(third))
+        assert "in quarantine after repeated faults, and no other node could run" in str(plane.client.why(first))
+        bad.start(assignment)
+        assert bad.end(assignment, result=1).committed
+        row = shown(plane, bad)
+        assert (row["cordon"], row["faults"], row["quarantines"]) == (None, 0, 0)
+        assert {bad.run().job, bad.run().job} == {second, third}

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from celery import chain, chord
+from sqlalchemy import text
 
 from broker.scheduler.duties.untold import Untold
 from cyxwiz_tasks.protocol import node_queue
@@ -72,6 +73,39 @@ def test_a_chain_goes_on_and_a_chord_is_counted(plane):
         assert json.loads(base64.b64decode(message["body"]))[0] == [[10, 20], 9]
         assert node.end(called, result="all").committed
         assert body.get(timeout=5) == "all"
+
+
+@pytest.mark.parametrize("hours", [0, 3])
+def test_the_body_of_a_chord_runs_once_although_redis_was_emptied(plane, monkeypatch, hours):
+    monkeypatch.setattr("broker.scheduler.duties.chord_parts.ChordParts.every_seconds", 0.1)
+    with plane.scheduler():
+        node = plane.node(slots=8)
+        body = chord([plane.signature(1), plane.signature(2)])(plane.signature(9))
+        first, second = node.take()[0], node.take()[0]
+        assert node.end(first, result=10).committed
+        until(lambda: plane.celery_state(first.job) == "SUCCESS")
+        node.start(second)
+        plane.wait_for(second.job, "running")
+        if hours:
+            with plane.engine.begin() as tx:
+                sql = (
+                    "UPDATE jobs SET ended_at = ended_at - make_interval(hours => :hours) WHERE id = CAST(:id AS uuid)"
+                )
+                tx.execute(text(sql), {"hours": hours, "id": first.job})
+        plane.redis.flushall()
+        until(lambda: plane.celery_state(first.job) == "SUCCESS")
+        assert node.end(second, result=20).committed
+        called, message = node.take()
+        assert (called.job, called.attempt) == (body.id, 1)
+        assert json.loads(base64.b64decode(message["body"]))[0] == [[10, 20], 9]
+        assert node.end(called, result="all").committed
+        assert body.get(timeout=5) == "all"
+        plane.redis.flushall()
+        told = (second.job, body.id) if hours else (first.job, second.job, body.id)
+        until(lambda: all(plane.celery_state(job) == "SUCCESS" for job in told))
+        other = plane.submit()
+        assert node.take()[0].job == other, "if the body came once more, it is known"
+        assert plane.job(body.id)["attempts"] == 1
 
 
 def test_a_new_leader_tells_what_the_last_one_did_not_live_to_tell(plane, monkeypatch):

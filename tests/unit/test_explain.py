@@ -165,7 +165,8 @@ def test_what_a_busy_node_is_short_of(wish: dict[str, Any], short: str) -> None:
 
 
 def test_nodes_with_a_cordon_get_no_new_work_and_are_named() -> None:
-    cluster, backlog = cluster_of(a=capability(), b=capability(), c=capability()), Backlog()
+    cluster, backlog = cluster_of(a=capability(), b=capability(), c=capability(), d=capability()), Backlog()
+    cluster.set_state("d", NodeState.SUSPECT)
     for name, cordon in (("a", Cordon.DRAINING), ("b", Cordon.QUARANTINED), ("c", Cordon.QUARANTINED)):
         cluster.set_cordon(name, cordon)
     backlog.add(Waiting("job", 1, Resources(), Priority.NORMAL))
@@ -173,7 +174,7 @@ def test_nodes_with_a_cordon_get_no_new_work_and_are_named() -> None:
     assert placer.place(1) == []
     found = why(cluster, backlog, job_id="job")
     assert (found.free, found.cordoned) == (0, {"draining": 1, "quarantined": 2})
-    assert "1 draining, no new work there, 2 in quarantine after repeated faults" in str(found)
+    assert "1 draining, no new work there, 2 in quarantine after repeated faults, no new work there" in str(found)
     cluster.set_cordon("b", None)
     assert [placement.node_id for placement in placer.place(1)] == ["b"]
 
@@ -227,6 +228,23 @@ def test_the_node_that_comes_closest_may_be_one_that_does_not_take_it() -> None:
     )
     assert "a comes closest: only accept stands in the way." in found.sentences
     assert 'a does not take such a job of this owner: it takes owner == "lab-a".' in str(found)
+
+
+def test_a_node_in_quarantine_is_said_to_be_the_last_resort() -> None:
+    cluster, backlog = cluster_of(a=capability(), b=capability()), Backlog()
+    cluster.set_cordon("a", Cordon.DRAINING)
+    cluster.set_cordon("b", Cordon.QUARANTINED)
+    found = _why(cluster)
+    assert (found.free, found.last_resort, found.cordoned) == (1, True, {"draining": 1, "quarantined": 1})
+    assert "1 with room now. Though in quarantine after repeated faults, it is the last resort" in str(found)
+    for number in (1, 2):
+        backlog.add(Waiting(f"job-{number}", number, Resources(), Priority.NORMAL))
+    assert [placement.node_id for placement in Placer(cluster, backlog).place(9)] == ["b"]
+    found = why(cluster, backlog, job_id="job-2")
+    assert found.free == 0
+    assert "1 in quarantine after repeated faults, a last resort: one job at a time there" in str(found)
+    cluster.set_cordon("b", Cordon.DRAINING)
+    assert (_why(cluster).free, _why(cluster).last_resort) == (0, False)
 
 
 def test_a_job_that_does_not_wait() -> None:

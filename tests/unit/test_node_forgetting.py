@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
 from tests.integration.waiting import until
-from workers.forgetting import Forgetting
+from workers.forgetting import Forgetting, forget_artifacts
 from workers.heartbeat import Heartbeat
 
 
@@ -30,7 +31,7 @@ def test_a_node_beats_and_stops_while_it_removes_a_big_folder():
     folder = SlowFolder()
     registered = threading.Event()
     registered.set()
-    settings = SimpleNamespace(result_ttl_seconds=60, heartbeat_seconds=0.01)
+    settings = SimpleNamespace(result_ttl_seconds=60, heartbeat_seconds=0.01, artifact_retention_days=None)
     node: Any = SimpleNamespace(id="n", incarnation="i", folder=folder, settings=settings, registered=registered)
     node.link, node.open_tokens = SimpleNamespace(), lambda: (7,)
     telemetry: Any = SimpleNamespace(read=lambda: SimpleNamespace(model_dump_json=lambda: "{}"))
@@ -44,3 +45,27 @@ def test_a_node_beats_and_stops_while_it_removes_a_big_folder():
     forgetting.stop()
     folder.go_on.set()
     assert folder.kept == (7,), "what runs has a folder, however old"
+
+
+def test_artifacts_in_which_nothing_changes_are_forgotten(tmp_path):
+    def aged(job: str, name: str, seconds: float) -> None:
+        file = tmp_path / job / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("weights")
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - seconds))
+
+    def age_folders() -> None:
+        for folder, _, _ in os.walk(tmp_path):
+            os.utime(folder, (0, 0))
+
+    aged("old", "attempt-1/model", 200)
+    aged("old", "checkpoints/5/1/trainer.pt", 200)
+    aged("runs", "attempt-1/model", 200)
+    aged("writes", "attempt-1/model", 200)
+    aged("writes", "attempt-2/deep/down/log", 0)
+    age_folders()
+    assert forget_artifacts(tmp_path, 300) == 0
+    age_folders()
+    assert forget_artifacts(tmp_path, 100, keep={"runs"}) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "writes"]
+    assert forget_artifacts(tmp_path / "nowhere", 1) == 0

@@ -12,7 +12,7 @@ from broker.scheduler.scoring import Parts
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
-from db.models import NodeState
+from db.models import Cordon, NodeState
 from tests.unit.fleet import A100, RTX_3090, T4, capability, cluster_of
 
 GB = 2**30
@@ -151,6 +151,42 @@ def test_only_nodes_that_are_up_get_work() -> None:
     assert bench.place(1) == {first: "b"}
     bench.cluster.set_state("a", NodeState.UP)
     assert bench.place() == {second: "a"}
+
+
+def test_a_node_in_quarantine_is_the_last_resort_of_jobs_that_no_other_could_ever_run() -> None:
+    bench = Bench(cluster_of(a=capability(slots=1), bad=capability(T4, slots=4), drained=capability(T4)))
+    bench.cluster.set_cordon("bad", Cordon.QUARANTINED)
+    bench.cluster.set_cordon("drained", Cordon.DRAINING)
+    gpu_jobs, jobs = [bench.submit(gpus=1), bench.submit(gpus=1)], [bench.submit(), bench.submit()]
+    placed = {placement.job_id: placement for placement in bench.placer.place(9)}
+    assert {job: (found.node_name, found.last_resort) for job, found in placed.items()} == {
+        gpu_jobs[0]: ("bad", True),
+        jobs[0]: ("a", False),
+    }, "one at a time there; and whoever could run elsewhere waits, although that is busy"
+    bench.cluster.release(gpu_jobs[0])
+    assert bench.place() == {gpu_jobs[1]: "bad"}
+    bench.cluster.release(gpu_jobs[1])
+    bench.cluster.set_state("a", NodeState.SUSPECT)
+    assert bench.place() == {}, "one that is silent may come back"
+    bench.cluster.remove_node("a")
+    assert bench.place() == {jobs[1]: "bad"}
+
+
+def test_what_sleeps_wakes_when_a_node_in_quarantine_becomes_its_last_resort_and_waits_when_another_comes() -> None:
+    bench = Bench(cluster_of(good=capability(T4, slots=1), bad=capability(T4), other=capability(slots=1)))
+    bench.cluster.set_cordon("bad", Cordon.QUARANTINED)
+    running = bench.submit(gpus=1), bench.submit(cpus=1)
+    assert len(bench.place()) == 2
+    first, second, cpu_job = bench.submit(gpus=1), bench.submit(gpus=1), bench.submit(cpus=1)
+    assert bench.place() == {}
+    assert bench.cluster.remove_node("good") == [running[0]]
+    assert bench.place() == {first: "bad"}
+    bench.cluster.upsert_node("good", "good", capability(T4), "2", state=NodeState.SUSPECT)
+    bench.cluster.release(first)
+    assert bench.place() == {}
+    bench.cluster.set_cordon("good", Cordon.DRAINING)
+    assert bench.place() == {second: "bad"}
+    assert cpu_job in bench.backlog
 
 
 def test_a_removed_node_gives_its_row_to_the_next() -> None:

@@ -46,14 +46,18 @@ def takes(node: Node, resources: Resources, applicant: Applicant) -> bool:
 
 
 def score_now(cluster: Cluster, node: Node, resources: Resources, applicant: Applicant) -> float | None:
-    """The specification: the score of one node for one job, None where it does not fit now."""
+    """The specification: the score of one node for one job, None where it does not fit now.
+
+    A node in quarantine takes one job at a time, if no node without a cordon could ever run it.
+    """
     demand, checks = demand_of(resources), gpu_checks(resources).values()
     admitted = [at for at, gpu in enumerate(node.capability.gpus) if all(holds(GpuKind.of(gpu)) for holds in checks)]
     if (
         failures(resources, node.node_id, node.name, node.capability)
         or not takes(node, resources, applicant)
         or node.state != NodeState.UP
-        or node.cordon is not None
+        or node.cordon == Cordon.DRAINING
+        or (node.cordon == Cordon.QUARANTINED and (node.holdings or not is_stranded(cluster, resources, applicant)))
         or node.opens_at is not None
         or node.slots_free < 1
         or node.cpus_free < demand.cpus
@@ -84,6 +88,16 @@ def preferred_share(node: Node, resources: Resources, admitted: list[int]) -> fl
             holds = not failures(wish, node.node_id, node.name, node.capability)
         share += weight / total * holds
     return share
+
+
+def is_stranded(cluster: Cluster, resources: Resources, applicant: Applicant) -> bool:
+    """Whether no node without a cordon could ever run this, however busy or silent it is now."""
+    return all(
+        node.cordon is not None
+        or failures(resources, node.node_id, node.name, node.capability)
+        or not takes(node, resources, applicant)
+        for node in cluster
+    )
 
 
 def next_placement(cluster: Cluster, backlog: Backlog) -> tuple[str, str] | None:
@@ -209,6 +223,8 @@ class PlacementMachine(RuleBasedStateMachine):
             )
             assert takes(node, resources, Applicant(owner, project, priority))
             assert failures(resources, node.node_id, node.name, node.capability) == []
+            assert placement.last_resort == (node.cordon is not None)
+            assert node.cordon is None or (node.cordon == Cordon.QUARANTINED and len(node.holdings) == 1)
             assert len(set(placement.gpu_indexes)) == resources.gpus
             used = [node.capability.gpus[index] for index in placement.gpu_indexes]
             assert all(holds(GpuKind.of(gpu)) for gpu in used for holds in gpu_checks(resources).values())
@@ -249,7 +265,10 @@ class PlacementMachine(RuleBasedStateMachine):
             assert node.gpu_memory_free == sum(node.gpu_free)
             assert node.idle_gpus == sum(map(int.__eq__, node.gpu_free, node.gpu_memory))
         assert self.cluster.open_nodes == sum(
-            node.state == NodeState.UP and node.cordon is None and node.opens_at is None and node.slots_free > 0
+            node.state == NodeState.UP
+            and node.opens_at is None
+            and node.slots_free > 0
+            and (node.cordon is None or (node.cordon == Cordon.QUARANTINED and not node.holdings))
             for node in self.cluster
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import socket
 import struct
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -14,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyxwiz_tasks.runtime.pipe import Pipe, decode_value, encode_value
+from workers.job_environment import job_environment
+from workers.warm_process import ForkServer
 
 
 @pytest.fixture
@@ -51,6 +55,36 @@ def test_half_a_frame_is_not_waited_for(ends):
     theirs.close()
     with pytest.raises(EOFError):
         pipe.receive_all()
+
+
+@pytest.fixture
+def default_timeout() -> Iterator[None]:
+    """As kombu sets it, for a moment, for all threads of an agent that has lost its connection."""
+    socket.setdefaulttimeout(0.01)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+def test_both_ends_wait_whatever_the_default_of_sockets_was_when_they_were_made(default_timeout):
+    ours, theirs = (Pipe(end.detach()) for end in socket.socketpair())
+    later = threading.Timer(0.1, ours.send, [{"kind": "run"}])
+    later.start()
+    assert theirs.receive() == {"kind": "run"}
+    later.join()
+    assert os.get_blocking(ours.fileno())
+    assert os.get_blocking(theirs.fileno())
+    ours.close()
+    theirs.close()
+
+
+def test_a_process_that_is_forked_in_that_moment_waits_for_its_job(default_timeout):
+    server = ForkServer(job_environment(os.environ, 1), mark="test")
+    process = server.fork()
+    assert not process.pipe.wait(0.3)
+    assert not process.has_ended()
+    process.end_tree()
+    process.close()
+    server.stop()
 
 
 def test_noise_on_the_pipe_is_an_error_and_not_a_gigabyte(ends):

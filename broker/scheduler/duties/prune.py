@@ -1,4 +1,7 @@
-"""The record forgets jobs that ended `retention_days` ago. Progress and logs in Redis expire by themselves."""
+"""The record forgets jobs that ended `retention_days` ago, and nodes that have been gone for as long.
+
+Progress and logs in Redis expire by themselves.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ _BUDGET_SECONDS = 0.05
 #: after a look that found nothing
 _REST_SECONDS = 60.0
 _NODE_EVENTS_SECONDS, _NODE_EVENTS_BATCH = 3600.0, 1000
+#: from one look for a node that is long gone to the next
+_NODE_SECONDS = 60.0
 
 
 class Prune(Duty):
@@ -27,14 +32,14 @@ class Prune(Duty):
     def __init__(self, leader: Leader) -> None:
         super().__init__(leader)
         self._rests_until = 0.0
-        self._node_events_at = 0.0
+        self._node_events_at = self._node_at = 0.0
 
     def run_once(self) -> dict[str, int]:
         now = time.monotonic()
         if now < self._rests_until:
             return {}
         age_seconds = self.leader.settings.retention_days * _DAY_SECONDS
-        jobs = events = 0
+        jobs = events = nodes = 0
         while time.monotonic() - now < _BUDGET_SECONDS:
             with self.leader.turn() as turn:
                 pruned = retention.prune(turn.tx, age_seconds, _BATCH)
@@ -47,4 +52,8 @@ class Prune(Duty):
                 retention.prune_arrays(turn.tx, age_seconds)
                 events = retention.prune_node_events(turn.tx, age_seconds, _NODE_EVENTS_BATCH)
             self._node_events_at = now + (_NODE_EVENTS_SECONDS if events < _NODE_EVENTS_BATCH else 0.0)
-        return {"jobs": jobs, "node_events": events}
+        if now >= self._node_at:
+            self._node_at = now + _NODE_SECONDS
+            with self.leader.turn() as turn:
+                nodes = retention.prune_node(turn.tx, age_seconds)
+        return {"jobs": jobs, "node_events": events, "nodes": nodes}

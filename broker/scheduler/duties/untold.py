@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 #: an agent that did not say a job's last word by then will not
 _YOUNGEST_SECONDS = 10.0
-_OLDEST_SECONDS = 600.0
+#: a job that ended before is not looked at any more
+OLDEST_SECONDS = 600.0
 _BATCH = 1000
 #: each with a result of up to `result_limit_bytes`
-_TOLD_AT_ONCE = 100
+TOLD_AT_ONCE = 100
 #: of one run; whatever is left, the next one looks at
 _BUDGET_SECONDS = 0.05
 
@@ -40,6 +41,27 @@ for _, id in ipairs(ARGV) do
 end
 return unsaid
 """
+
+
+def unsaid(leader: Leader, job_ids: list[str]) -> list[str]:
+    """Those whose last word is not in the result backend and should be."""
+    answer: Any = leader.redis.eval(_UNSAID, 1, STATE_PREFIX, *job_ids)
+    if not answer:
+        return []
+    with leader.engine.connect() as tx:
+        return outcomes.looked_at(tx, [job_id.decode() for job_id in answer])
+
+
+def said_of(outcome: outcomes.Outcome) -> telling.Outcome:
+    """An outcome of the record, for Celery."""
+    return telling.Outcome(
+        outcome.state,
+        outcome.result,
+        outcome.message or outcome.cause or "",
+        outcome.exception,
+        outcome.traceback,
+        outcome.cause or "error",
+    )
 
 
 class Untold(Duty):
@@ -55,40 +77,24 @@ class Untold(Duty):
 
     def run_once(self) -> dict[str, int]:
         # A state that has expired must not be taken for one that was never said.
-        oldest_seconds = min(_OLDEST_SECONDS, self.leader.settings.result_ttl_seconds / 2)
+        oldest_seconds = min(OLDEST_SECONDS, self.leader.settings.result_ttl_seconds / 2)
         gives_up_at, told = time.monotonic() + _BUDGET_SECONDS, 0
         while time.monotonic() < gives_up_at:
             with self.leader.engine.connect() as tx:
                 ends = outcomes.ends(tx, self._position, oldest_seconds, _YOUNGEST_SECONDS, _BATCH)
             if ends:
-                unsaid = self._unsaid([end.job_id for end in ends])
-                for start in range(0, len(unsaid), _TOLD_AT_ONCE):
-                    told += self._tell(unsaid[start : start + _TOLD_AT_ONCE])
+                job_ids = unsaid(self.leader, [end.job_id for end in ends])
+                for start in range(0, len(job_ids), TOLD_AT_ONCE):
+                    told += self._tell(job_ids[start : start + TOLD_AT_ONCE])
                 self._position = ends[-1]
             if len(ends) < _BATCH:
                 break
         return {"told": told}
-
-    def _unsaid(self, job_ids: list[str]) -> list[str]:
-        """Those whose last word is not in the result backend and should be."""
-        answer: Any = self.leader.redis.eval(_UNSAID, 1, STATE_PREFIX, *job_ids)
-        if not answer:
-            return []
-        with self.leader.engine.connect() as tx:
-            return outcomes.looked_at(tx, [job_id.decode() for job_id in answer])
 
     def _tell(self, job_ids: list[str]) -> int:
         with self.leader.turn() as turn:
             turn.look_up(job_ids)
             found = outcomes.outcomes(turn.tx, [job_id for job_id in job_ids if turn.wants_result(job_id)])
             for outcome in found:
-                word = telling.Outcome(
-                    outcome.state,
-                    outcome.result,
-                    outcome.message or outcome.cause or "",
-                    outcome.exception,
-                    outcome.traceback,
-                    outcome.cause or "error",
-                )
-                turn.outbox.last_word(outcome.job_id, turn.messages.get(outcome.job_id), word)
+                turn.outbox.last_word(outcome.job_id, turn.messages.get(outcome.job_id), said_of(outcome))
         return len(found)

@@ -24,7 +24,7 @@ INVARIANTS: dict[str, Invariant] = {
     "I11 nothing accepted of an older token": attempts.no_older_token,
     "I12 attempts of a job do not overlap": attempts.no_overlap,
     "I13 witnesses overlap only where a node was lost": witness.overlap_only_of_lost,
-    "I15 steps recorded are steps done": witness.every_step_once,
+    "I15 steps recorded are steps done": witness.every_step_done,
     "I17 epochs rise": attempts.epochs_rise,
     "I18 capacity is never exceeded": attempts.capacity,
     "I20 retries within their budget": attempts.retry_budget,

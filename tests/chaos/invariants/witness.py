@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tests.chaos.history import History
+from tests.chaos.history import History, Row
 
 #: how many steps a job of each kind makes
 _STEPS = {"noop": 1, "walk": 20, "gpu": 20, "keyed": 20, "children": 5, "chain": 1}
@@ -38,7 +38,13 @@ def overlaps(history: History) -> Iterator[tuple[str, int, int, float]]:
                 yield job_id, before, after, last - first
 
 
-def every_step_once(history: History) -> Iterator[str]:
+def every_step_done(history: History) -> Iterator[str]:
+    """Of what is completed, each step was made, and once by the attempt that did it."""
+    yield from _every_step_once(history)
+    yield from _trained_on_from_its_checkpoint(history)
+
+
+def _every_step_once(history: History) -> Iterator[str]:
     for job_id, job in history.jobs.items():
         submitted = history.submitted.get(job_id)
         steps = _STEPS.get(submitted["kind"]) if submitted else None
@@ -49,6 +55,47 @@ def every_step_once(history: History) -> Iterator[str]:
         made = [line["step"] for line in lines if isinstance(line["step"], int)]
         if made != list(range(1, steps + 1)):
             yield f"job {job_id}: attempt {winner['number']} is completed and made the steps {made[:30]} of {steps}"
+
+
+def _trained_on_from_its_checkpoint(history: History) -> Iterator[str]:
+    """A training makes each step after the one it goes on from, which an attempt before it saved, up to the last.
+
+    All trainings are alike: whatever was done to them, they end with the same loss.
+    """
+    losses: Counter[float] = Counter()
+    for job_id, number, lines in _trainings(history):
+        first, saved = 0, _saved_before(history, job_id, number)
+        for line in lines:
+            if line["step"] == "restored":
+                first = line["restored"]
+                if first not in saved:
+                    yield f"job {job_id}: attempt {number} went on from step {first}; saved were {sorted(saved)}"
+        made = [line["step"] for line in lines if isinstance(line["step"], int)]
+        ends = [line for line in lines if line["step"] == "trained"]
+        if [made] != [list(range(first + 1, end["steps"] + 1)) for end in ends]:
+            yield f"job {job_id}: attempt {number} went on from step {first}, made {made[:30]} and ended with {ends}"
+        losses.update(end["loss"] for end in ends)
+    if len(losses) > 1:
+        yield f"trainings that are alike ended with different losses: {dict(losses)}"
+
+
+def _trainings(history: History) -> Iterator[tuple[str, int, list[Row]]]:
+    """Of each training that is completed: its job, and number and lines of the attempt that did it."""
+    for job_id, job in history.jobs.items():
+        submitted, winner = history.submitted.get(job_id), history.winner(job_id)
+        if job["state"] == "completed" and winner is not None and submitted and submitted["kind"] == "train":
+            yield job_id, winner["number"], history.steps.get((job_id, winner["number"]), [])
+
+
+def _saved_before(history: History, job_id: str, number: int) -> set[int]:
+    """The steps of checkpoints that attempts before this one began to write."""
+    return {
+        line["saved"]
+        for (other, earlier), lines in history.steps.items()
+        if other == job_id and earlier < number
+        for line in lines
+        if line["step"] == "saving"
+    }
 
 
 def started_once(history: History) -> Iterator[str]:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from cyxwiz_tasks import Resources, job
+from cyxwiz_tasks import Resources, TrainingJob, job
 
 #: how long a child outlives its job if nobody ends it
 _CHILD_SECONDS = 600
@@ -80,6 +80,52 @@ def tries_again(self: Any, ctx: Any, path: str, failures: int) -> int:
     if self.request.retries < failures:
         raise self.retry(countdown=0.1)
     return failures
+
+
+class _Witnessed:
+    """The context of a training that writes a line of each optimizer step, and of what it saves and goes on from."""
+
+    def __init__(self, ctx: Any, path: str, pause_seconds: float) -> None:
+        self._ctx, self._path, self._pause_seconds = ctx, path, pause_seconds
+        self._step = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    def report(self, **values: Any) -> None:
+        if values["step"] != self._step:  # the end of an epoch is reported once more
+            self._step = values["step"]
+            witness(self._path, self._ctx, self._step)
+            time.sleep(self._pause_seconds)
+        self._ctx.report(**values)
+
+    def checkpoint(self, *, step: int, **state: Any) -> bool:
+        # Before it is written: whoever goes on from it finds the line.
+        witness(self._path, self._ctx, "saving", saved=step)
+        return bool(self._ctx.checkpoint(step=step, **state))
+
+    def restore(self) -> dict[str, Any] | None:
+        saved: dict[str, Any] | None = self._ctx.restore()
+        if saved is not None:
+            self._step = saved["step"]
+            witness(self._path, self._ctx, "restored", restored=self._step)
+        return saved
+
+
+@job
+def trains(ctx: Any, path: str, epochs: int, pause_seconds: float) -> float:
+    """Our own training loop; all of them train the same, so whatever happened to them they end with the same loss."""
+    from cyxwiz_tasks.training.loop import train  # imports torch: only in the job's own process
+
+    fields = {"model": "mlp", "dataset": "digits", "epochs": epochs, "batch_size": 128, "seed": 1}
+    spec = TrainingJob(**fields, checkpoint_steps=4, report_every_seconds=0)
+    result = train(spec, _Witnessed(ctx, path, pause_seconds))
+    if result["stopped"]:
+        witness(path, ctx, "stopped")
+        return 0.0
+    loss = float(result["metrics"]["loss"])
+    witness(path, ctx, "trained", steps=result["metrics"]["steps"], loss=loss)
+    return loss
 
 
 @job

@@ -106,7 +106,7 @@ def prints(text: str) -> None:
 @job
 def waits(ctx: Any, folder: str, cooperative: bool = True) -> str:
     """Writes its pid, then waits for the file `go`."""
-    Path(folder, "pid").write_text(str(os.getpid()))
+    Path(folder, "pid").write_text(f"{os.getpid()}\n")
     while not Path(folder, "go").exists():
         if cooperative and ctx.should_stop:
             Path(folder, "stopped").touch()
@@ -120,11 +120,11 @@ def is_stubborn(folder: str) -> None:
     """Ignores SIGTERM and leaves a daemon in a session of its own, whose parent is gone."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     daemon = "import os,sys,time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0);"
-    daemon += "open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
+    daemon += "print(os.getpid(), file=open(sys.argv[1], 'w')); time.sleep(600)"
     subprocess.run([sys.executable, "-c", daemon, str(Path(folder, "daemon"))], check=True)
     while not Path(folder, "daemon").exists() or not Path(folder, "daemon").read_text():
         time.sleep(0.01)
-    Path(folder, "pid").write_text(str(os.getpid()))
+    Path(folder, "pid").write_text(f"{os.getpid()}\n")
     while True:
         time.sleep(1)
 
@@ -132,7 +132,7 @@ def is_stubborn(folder: str) -> None:
 @job
 def leaves_a_daemon(folder: str) -> str:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    Path(folder, "daemon").write_text(str(child.pid))
+    Path(folder, "daemon").write_text(f"{child.pid}\n")
     return "done"
 
 
@@ -188,7 +188,7 @@ def hangs(ctx: Any, folder: str) -> None:
     for step in range(6):
         ctx.report(step=step)
         time.sleep(0.02)
-    Path(folder, "pid").write_text(str(os.getpid()))
+    Path(folder, "pid").write_text(f"{os.getpid()}\n")
     sleeps_for_ever()
 
 
@@ -200,7 +200,7 @@ def sleeps_for_ever() -> None:
 @job
 def saves_slowly(ctx: Any, folder: str, seconds: float) -> str:
     """Takes so long to write down what it has, once it is asked to stop."""
-    Path(folder, "pid").write_text(str(os.getpid()))
+    Path(folder, "pid").write_text(f"{os.getpid()}\n")
     while not ctx.should_stop:
         time.sleep(0.01)
     time.sleep(seconds)

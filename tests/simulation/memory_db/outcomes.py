@@ -19,6 +19,13 @@ def ends(tx: Tx, after: End | None, oldest_seconds: float, youngest_seconds: flo
     return sorted(end for end in found if end > after)[:limit]
 
 
+def members(
+    tx: Tx, after: End | None, oldest_seconds: float, youngest_seconds: float, limit: int = 1000
+) -> list[tuple[End, bool]]:
+    """Nobody sends groups here."""
+    return [(end, False) for end in ends(tx, after, oldest_seconds, youngest_seconds, limit)]
+
+
 def looked_at(tx: Tx, ids: Sequence[str]) -> list[str]:
     return [id for id in ids if id in tx.tables.jobs and tx.tables.jobs[id].ended_at is not None]
 

@@ -18,3 +18,8 @@ def prune_node_events(tx: Tx, older_than_seconds: float, limit: int) -> int:
 def prune_arrays(tx: Tx, older_than_seconds: float) -> int:
     assert older_than_seconds > 24 * 3600
     return 0
+
+
+def prune_node(tx: Tx, older_than_seconds: float) -> bool:
+    assert older_than_seconds > 24 * 3600
+    return False
