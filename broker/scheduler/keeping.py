@@ -27,12 +27,10 @@ def sentences(memory: Memory, waiting: Waiting, start_by: datetime | None) -> li
     said = []
     for other in memory.claims:
         for node, wanted in found.one(memory.cluster, other.node_id):
-            if other.rank >= waiting.priority.rank and fits(without(node, (), kept_for=[other.job_id]), wanted):
-                said.append(
-                    f"It would fit on {node.name}, where the place is kept for job {other.job_id}{_from(other)}."
-                )
-    if said and waiting.time_limit_seconds is None:
-        said.append("With a time_limit it could run there until then.")
+            if fits(without(node, (), kept_for=[other.job_id]), wanted):
+                text = f"It would fit on {node.name}, where the place is kept for job {other.job_id}{_from(other)}"
+                shorter = waiting.time_limit_seconds is None and other.starts_at is not None
+                said.append(f"{text}; with a time_limit it could run there until then." if shorter else f"{text}.")
     return said[:_NAMED]
 
 

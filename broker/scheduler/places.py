@@ -56,9 +56,13 @@ def takes_work(node: Node) -> bool:
     return node.state == NodeState.UP and node.cordon is None and node.opens_at is None
 
 
-def able(cluster: Cluster, resources: Resources, applicant: Applicant) -> Able:
-    """The nodes for a job of this applicant."""
-    rows = np.array([node.row for node in cluster if takes_work(node)], np.int32)
+def taking_work(cluster: Cluster) -> Rows:
+    return np.array([node.row for node in cluster if takes_work(node)], np.int32)
+
+
+def able(cluster: Cluster, resources: Resources, applicant: Applicant, rows: Rows | None = None) -> Able:
+    """The nodes for a job of this applicant; `rows` are `taking_work`, for whoever asks for several."""
+    rows = taking_work(cluster) if rows is None else rows
     admission = Admission(resources, cluster.refusing(resources, applicant))
     admitted = admission.gpus(cluster.columns, rows)
     fitting = admission.nodes(cluster, rows, admitted).nonzero()[0]

@@ -81,6 +81,7 @@ class Simulation:
             self._place(now)
             if self._preempt(now):
                 self._place(now)
+            self.policy.reserve(now)
         runs = list(self.runs.values())
         return judge(runs, self.gpus, self.busy, self.useful, self.until)
 

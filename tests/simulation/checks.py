@@ -201,12 +201,23 @@ def _memory(cluster: SimCluster) -> None:
         ("live attempts", {j: a.token for j, a in memory.live.items()}, {j: a.token for j, a in fresh.live.items()}),
         ("waiting jobs", _waiting(memory), _waiting(fresh)),
         ("places", _places(memory), _places(fresh)),
+        ("charges", _charges(memory), _charges(fresh)),
     ):
         check(known == real, f"the leader's {what} are {known}, the record's {real}")
 
 
 def _waiting(memory: Memory) -> set[str]:
     return {*memory.delayed, *(id for queue in memory.backlog for id in queue._live)}
+
+
+def _charges(memory: Memory) -> dict[str, Any]:
+    """By job, whose account pays for what; and what that makes for each."""
+    held = {
+        job_id: (charge.account.project, charge.account.owner, charge.taken)
+        for job_id, charge in memory.shares._holders.items()
+    }
+    running = {(account.project, account.owner): account.running for account in memory.shares if account.running}
+    return {"held": held, "running": running}
 
 
 def _places(memory: Memory) -> dict[str, tuple[Any, ...]]:

@@ -47,6 +47,10 @@ def test_in_fifo_who_does_not_fit_keeps_everybody_behind_him_waiting():
     assert [runs[id].started for id in ("a", "big", "small")] == [0.0, 100.0, 200.0]
     _, runs = simulate(Ours, *jobs)
     assert [runs[id].started for id in ("a", "big", "small")] == [0.0, 100.0, 2.0]
+    # Who has been the next for long enough has a place reserved, and is not passed any more.
+    late = (Job("a", 0.0, 2000.0, 4), Job("big", 1.0, 100.0, 8), Job("b", 2.0, 900.0, 2), Job("c", 903.0, 10.0, 2))
+    _, runs = simulate(Ours, *late)
+    assert [runs[job.id].started for job in late] == [0.0, 2000.0, 2.0, 2100.0]
 
 
 def test_a_critical_job_takes_a_place_and_the_other_goes_on_from_its_checkpoint():

@@ -153,6 +153,19 @@ def test_what_the_job_will_not_need_then_is_free_for_anybody() -> None:
     assert site.end("running") == {"two": "a"}
 
 
+def test_memory_of_a_shared_gpu_is_kept_too() -> None:
+    site = Site(cluster_of(a=capability(RTX_3090, slots=8)))
+    for name, size in (("twelve", "12GB"), ("six", "6GB")):
+        site.submit(name, gpu_memory=size, shared=True)
+    site.place()
+    site.submit("big", gpu_memory="20GB", shared=True)
+    site.reserve("big")
+    site.submit("small", gpu_memory="6GB", shared=True)
+    assert site.place() == {}
+    assert site.end("twelve") == {}
+    assert site.end("six") == {"big": "a"}
+
+
 def test_the_node_is_taken_that_is_clear_soonest() -> None:
     site = Site(cluster_of(a=capability(T4, T4), b=capability(T4, T4), c=capability(T4, T4)))
     for limit in (3 * HOUR, HOUR, None):

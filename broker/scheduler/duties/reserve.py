@@ -11,7 +11,7 @@ from broker.scheduler.backlog import Queue, Waiting
 from broker.scheduler.claims import Claim
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.log_lines import line
-from broker.scheduler.places import able
+from broker.scheduler.places import able, taking_work
 from broker.scheduler.reservations import Blocked, plan
 
 if TYPE_CHECKING:
@@ -53,13 +53,16 @@ class Reserve(Duty):
     def _heads(self, now: float) -> list[Blocked]:
         """The next in line who has waited for long enough, and such of others who could run on none of its nodes."""
         cluster, since = self.leader.memory.cluster, self._blocked_since
-        self._blocked_since, self._start = {}, self._start + _NODES
-        contended, found = set[int](), list[Blocked]()
-        for queue, waiting in self._next():
-            self._blocked_since[waiting.job_id] = since.get(waiting.job_id, now)
+        self._start += _NODES
+        blocked = self._next()
+        self._blocked_since = {waiting.job_id: since.get(waiting.job_id, now) for _, waiting in blocked}
+        rows, contended, found = taking_work(cluster), set[int](), list[Blocked]()
+        for queue, waiting in blocked:
             if now - self._blocked_since[waiting.job_id] < self.leader.settings.reserve_after_seconds:
                 continue
-            fitting = able(cluster, waiting.resources, queue.applicant)
+            if len(contended) == len(rows):
+                break  # nobody else could run on others
+            fitting = able(cluster, waiting.resources, queue.applicant, rows)
             could = set(fitting.rows.tolist())
             if could and not contended & could:
                 nodes = fitting.some(cluster, self._start, _NODES)
