@@ -14,7 +14,7 @@ from cyxwiz_tasks.protocol import After
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 
-A, B = new_id(), new_id()
+A, B = "0198c0de-0000-7000-8000-00000000000a", "0198c0de-0000-7000-8000-00000000000b"
 JOB = Waiting("job", 7, Resources(), Priority.NORMAL)
 
 
