@@ -29,6 +29,9 @@ _HARDWARE_WORDS = re.compile(
     re.I,
 )
 
+#: Of the node's disks: broken, full, or read-only since it broke. Another node may do better.
+_DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EROFS})
+
 _NETWORK_CLASSES = (ConnectionError, socket.gaierror, urllib.error.URLError)
 _NETWORK_NAMES = frozenset(
     {
@@ -75,7 +78,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _is_hardware(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno == errno.EIO:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return True
     names = _names(error)
     speaks_of_gpus = isinstance(error, RuntimeError) or any(name.startswith(("torch.", "pynvml.")) for name in names)

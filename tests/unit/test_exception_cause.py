@@ -39,6 +39,8 @@ class ConnectTimeout(OSError):
         (RuntimeError("NVML: GPU is lost"), "hardware"),
         (RuntimeError("NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."), "hardware"),
         (OSError(errno.EIO, "Input/output error"), "hardware"),
+        (OSError(errno.ENOSPC, "No space left on device"), "hardware"),
+        (OSError(errno.EROFS, "Read-only file system"), "hardware"),
         (torch.distributed.DistNetworkError("Failed to recv, got 0 bytes"), "network"),
         (torch.distributed.DistBackendError("NCCL error: unhandled system error"), "network"),
         (ConnectionResetError(errno.ECONNRESET, "reset by peer"), "network"),
