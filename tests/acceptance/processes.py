@@ -41,11 +41,15 @@ class ServiceProcess(CeleryTestContainer):  # type: ignore[misc]
         self.process: subprocess.Popen[bytes]
         self.start()
 
+    @property
+    def command_line(self) -> list[str]:
+        return [CYXWIZ, *self.arguments]
+
     def start(self) -> None:
         with open(self.log_file, "ab") as log:
             self.started_at_offset = log.tell()
             self.process = subprocess.Popen(
-                [CYXWIZ, *self.arguments],
+                self.command_line,
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

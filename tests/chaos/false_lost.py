@@ -36,7 +36,7 @@ from cyxwiz_tasks.broker_connection import connect
 from cyxwiz_tasks.protocol import BEATS
 from cyxwiz_tasks.settings import Settings
 from db.engine import make_engine
-from tests.acceptance.processes import CYXWIZ, ServiceProcess, wait_until
+from tests.acceptance.processes import ServiceProcess, wait_until
 from tests.bench.bench_stack import bench_stack
 from tests.chaos.two_machines import Machine, two_machines
 
@@ -61,17 +61,9 @@ class FarNode(ServiceProcess):
         options = ["worker", "--name", name, "--slots", str(JOBS_PER_NODE), "--path", str(USER_CODE)]
         super().__init__(name, options, environment, folder, " ready")
 
-    def start(self) -> None:
-        with open(self.log_file, "ab") as log:
-            self.process = subprocess.Popen(
-                self.machine.command(CYXWIZ, *self.arguments),
-                env=self.environment,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    @property
+    def command_line(self) -> list[str]:
+        return self.machine.command(*super().command_line)
 
 
 @dataclass

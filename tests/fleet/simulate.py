@@ -15,14 +15,13 @@ from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.places import Wanted
 from broker.scheduler.preemption import Holder, choose
-from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.resources import PlacementPolicy
 from tests.fleet.measures import Report, Run, judge
 from tests.fleet.policies import Ours
 from tests.fleet.workload import Job
+from tests.unit.fleet import A100, capability
 
 CHECKPOINT_SECONDS, RESTART_SECONDS = 600.0, 30.0
-_GB = 2**30
 _ARRIVES, _ENDS = 0, 1
 
 
@@ -31,31 +30,10 @@ def make_fleet(nodes: int, placement: PlacementPolicy = "balanced") -> tuple[Clu
     cluster, gpus = Cluster(placement=placement), 0
     for number in range(nodes):
         size = 8 if number % 2 == 0 else 4
-        cluster.upsert_node(f"node-{number}", f"node-{number}", _capability(size), "1")
+        able = capability(*[A100] * size, slots=size, cpus=64, ram="512GB")
+        cluster.upsert_node(f"node-{number}", f"node-{number}", able, "1")
         gpus += size
     return cluster, gpus
-
-
-def _capability(size: int) -> Capability:
-    cards = [
-        Gpu(index=at, uuid=f"GPU-{at}", model="A100", memory_bytes=80 * _GB, compute_capability="8.0")
-        for at in range(size)
-    ]
-    return Capability(
-        hostname="simulated",
-        os="Linux",
-        os_version="12",
-        architecture="x86_64",
-        python="3.11",
-        cyxwiz="0",
-        cpu_model="simulated",
-        cpu_cores=64,
-        ram_bytes=512 * _GB,
-        disk_bytes=1000 * _GB,
-        disk_free_bytes=900 * _GB,
-        gpus=cards,
-        slots=size,
-    )
 
 
 class Simulation:
