@@ -67,6 +67,10 @@ class Capability(BaseModel):
     cuda: str | None = None
     driver: str | None = None
     region: str | None = None
+    #: the address under which other nodes reach it: that from which it reaches the broker, or what it was started with
+    address: str | None = None
+    #: speed of the link behind that address, as its driver says
+    network_bytes_per_second: float | None = Field(default=None, ge=0)
     labels: dict[str, LabelValue] = Field(default_factory=dict)
     #: whose jobs it takes, as `Condition` reads it; None: everybody's
     accept: str | None = None

@@ -19,17 +19,21 @@ PlacementPolicy = Literal["balanced", "spread", "pack"]
 #: of memory 15.5: lower bounds on both are met at this share of what was asked.
 NOMINAL_SHARE = 0.93
 
+#: each member of a gang is told of all others
+MOST_NODES = 256
 _GPU_FIELDS = ("gpu_memory", "gpu_model", "compute_capability", "shared")
 
 
 class Resources(BaseModel):
-    """Requirements on one node. Every field that is set must hold; an unset field asks for nothing.
+    """Requirements on a node, or on each of `nodes`. Every field that is set must hold; an unset one asks for nothing.
 
     Sizes are texts such as "24GB..80GB", versions such as ">=8.0", names patterns such as "A100|H100*".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    #: different nodes that the job runs on at the same time, a gang: each gives all that the other fields say
+    nodes: int = Field(default=1, ge=1, le=MOST_NODES)
     #: GPUs that the job gets for itself; asking for anything of a GPU asks for one
     gpus: int = Field(default=0, ge=0, le=1024)
     #: memory of each of these GPUs

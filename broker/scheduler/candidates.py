@@ -22,7 +22,7 @@ from broker.scheduler.columns import Rows
 from broker.scheduler.demand import demand_of
 from broker.scheduler.node import Node
 from broker.scheduler.preferred import Preferred
-from broker.scheduler.scoring import Leaning, constant_fit, fit, gpu_fit, leaning
+from broker.scheduler.scoring import Leaning, constant_fit, fit, gpu_fit
 from cyxwiz_tasks.resources import Resources
 
 #: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass. Alone and warm,
@@ -234,14 +234,6 @@ class LeaningCandidates(Candidates):
         if node is None or score == _NOWHERE:
             return _NOWHERE
         return score + (self._leaning.constant + self._leaning.slope * node.availability)
-
-
-def candidates_of(cluster: Cluster, resources: Resources, refused: Refused, number: int) -> Candidates:
-    """`refused`: the nodes' own conditions that do not hold for the shape; `number`: its own among `Shapes`."""
-    leans = leaning(resources.placement or cluster.placement, cluster.weights)
-    if leans.slope == 0:
-        return Candidates(cluster, resources, refused, number)
-    return LeaningCandidates(cluster, resources, refused, number, leans)
 
 
 def _highest(scores: NDArray[np.float32], count: int) -> list[Found]:

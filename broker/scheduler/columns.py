@@ -37,6 +37,7 @@ class Columns:
     def __init__(self, rows: int = 16, gpus: int = 1) -> None:
         self.node_kinds: Kinds[NodeKind] = Kinds()
         self.gpu_kinds: Kinds[GpuKind] = Kinds()
+        self.regions: Kinds[str | None] = Kinds()
         #: totals
         self.kind = np.full(rows, -1, np.int32)
         self.cpus = np.zeros(rows, np.int64)
@@ -46,6 +47,9 @@ class Columns:
         self.gpu_memory = np.zeros((rows, gpus), np.int64)
         #: 0 without GPUs
         self.largest_gpu_bytes = np.zeros(rows, np.int64)
+        #: for gangs: a number for each region, and one for none; 0 where the network's speed is not known
+        self.region = np.zeros(rows, np.int32)
+        self.network_bytes_per_second = np.zeros(rows, np.float64)
         #: whether a node's GPUs differ in memory, compute capability or model; whether any node's ever did
         self.mixed = np.zeros(rows, bool)
         self.any_mixed = False
@@ -83,6 +87,8 @@ class Columns:
         self.gpu_memory[row] = 0
         self.gpu_memory[row, :gpus] = node.gpu_memory
         self.largest_gpu_bytes[row] = max(node.gpu_memory, default=0)
+        self.region[row] = self.regions.number(capability.region)
+        self.network_bytes_per_second[row] = capability.network_bytes_per_second or 0.0
         self.gpu_free[row] = -1
         self.mixed[row] = node.mixed
         self.any_mixed |= node.mixed

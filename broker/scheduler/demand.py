@@ -1,4 +1,4 @@
-"""What one job takes of the node that runs it, in numbers."""
+"""What one job takes of the node that runs it, or a gang of each of its nodes, in numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ UNSTATED_GPU_MEMORY_BYTES = 8 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Beside one slot, a job takes this. Sizes are lower ends at NOMINAL_SHARE: two jobs of 12GB share a 24GB card."""
+    """Beside one slot, a job takes this of its node, and a gang of each of its `nodes`.
+
+    Sizes are lower ends at NOMINAL_SHARE: two jobs of 12GB share a 24GB card.
+    """
 
     gpus: int
     #: False: the GPUs are the job's alone
@@ -28,6 +31,7 @@ class Demand:
     counted: tuple[int, int, int, int]
     #: memory of each GPU that the score compares with what a GPU has
     wished_gpu_memory_bytes: int
+    nodes: int = 1
 
 
 @lru_cache(maxsize=4096)
@@ -43,6 +47,7 @@ def _demand(shape: str) -> Demand:
         ram_bytes=ram_bytes,
         counted=(0 if resources.shared else resources.gpus, resources.cpus, ram_bytes, shared_bytes),
         wished_gpu_memory_bytes=wished or UNSTATED_GPU_MEMORY_BYTES,
+        nodes=resources.nodes,
     )
 
 

@@ -165,6 +165,8 @@ def _checked(ours: dict[str, Any]) -> JobHeader:
             "use the same release of cyxwiz-tasks on both sides"
         )
     resources = _resources(json.dumps(ours.get("resources") or {})) if "resources" in ours else _NO_RESOURCES
+    if resources.nodes > 1:
+        raise InvalidJob("resources.nodes", "a job on several nodes cannot be run yet", "leave it out")
     try:
         return JobHeader.model_validate(ours | {"resources": resources})
     except ValidationError as error:

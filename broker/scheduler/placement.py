@@ -5,6 +5,8 @@ for the rest of the call, since placing only ever takes capacity away, and costs
 
 Where places are kept for jobs that fit nowhere (`claims.py`), these get them first once they are clear; and what is
 kept is backfilled at the end, by whoever does not delay the job that it is kept for.
+
+A gang is placed on all its nodes in one step, or waits: `gang_choice.py`. It is not backfilled on what is kept.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from broker.scheduler.claims import Claim, Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.fair_share import Account
+from broker.scheduler.holder import holder
 from broker.scheduler.node import Node
 from broker.scheduler.places import takes_work, without
 from broker.scheduler.scoring import Parts, parts
 from broker.scheduler.shapes import Shapes
+from broker.scheduler.shares import taken_together
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 
@@ -37,7 +41,7 @@ class RunnerUp(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """One job on one node, booked in the cluster. Sizes are bytes."""
+    """One job on one node, booked in the cluster; of a gang the first member with all `others`. Sizes are bytes."""
 
     waiting: Waiting
     node_id: str
@@ -55,10 +59,18 @@ class Placement(NamedTuple):
     runners_up: tuple[RunnerUp, ...]
     #: the node is in quarantine, and no node without a cordon could ever run this
     last_resort: bool = False
+    #: of a gang: which member this is, and for the one of rank 0 the places of all others, by rank
+    rank: int = 0
+    others: tuple[Placement, ...] = ()
 
     @property
     def job_id(self) -> str:
         return self.waiting.job_id
+
+    @property
+    def members(self) -> tuple[Placement, ...]:
+        """All places of the job, by rank; for all but gangs this one."""
+        return (self, *self.others)
 
 
 class Placer:
@@ -104,7 +116,8 @@ class Placer:
                 break
             candidates: Candidates = queue.candidates
             if best := candidates.best(1 + _RUNNERS_UP):
-                placed.append(self._book(self.backlog.pop(queue), candidates, best, queue.account))
+                book = self._book if candidates.demand.nodes == 1 else self._book_gang
+                placed.append(book(self.backlog.pop(queue), candidates, best, queue.account))
                 if not candidates.asleep:
                     shapes.woke(candidates)
                 if hopeful:
@@ -164,6 +177,8 @@ class Placer:
     def _room_for(self, queue: Queue, room: Node) -> bool:
         """Whether the next of a queue would fit on a node that takes work, or on a copy of it."""
         candidates, demand = self._candidates(queue.resources, queue.applicant), demand_of(queue.resources)
+        if demand.nodes > 1:
+            return False
         if room.slots_free < 1 or room.cpus_free < demand.cpus or room.ram_free_bytes < demand.ram_bytes:
             return False
         return candidates.could_run(room) and candidates.gpus_on(room) is not None
@@ -189,7 +204,8 @@ class Placer:
 
     def drop(self, placement: Placement) -> None:
         """The record knows better, and the job waits no longer: free its place."""
-        self.cluster.release(placement.job_id)
+        for member in placement.members:
+            self.cluster.release(holder(placement.job_id, member.rank))
         self.backlog.discharge(placement.job_id)
 
     def _drop_spare_shapes(self) -> None:
@@ -197,9 +213,27 @@ class Placer:
             self._shapes.keep_only({(queue.shape, queue.refused) for queue in self.backlog})
             _forget_bits(self.backlog.root)
 
-    def _book(
+    def _book_gang(
         self, waiting: Waiting, candidates: Candidates, best: list[Found], account: Account | None = None
     ) -> Placement:
+        first, *others = [
+            self._book(waiting, candidates, [found], account, rank=rank) for rank, found in enumerate(best)
+        ]
+        members = (first, *others)
+        self.backlog.charge(
+            waiting, taken_together(candidates.demand, [one.gpu_memory_bytes for one in members]), account
+        )
+        return first._replace(others=tuple(others))
+
+    def _book(
+        self,
+        waiting: Waiting,
+        candidates: Candidates,
+        best: list[Found],
+        account: Account | None = None,
+        rank: int = 0,
+    ) -> Placement:
+        """Places one job, or one member of a gang, which is then still to be charged."""
         cluster, demand = self.cluster, candidates.demand
         (row, score), *runners_up = best
         node = cluster.node_at(row)
@@ -219,10 +253,12 @@ class Placer:
             parts(node, demand, positions, candidates.preferred_at(node)),
             tuple([self._runner_up(row, score) for row, score in runners_up]),
             candidates.last_resort,
+            rank,
         )
-        cluster.take_at(node, waiting.job_id, demand, positions)
-        gpus = 0 if demand.shared else len(positions)
-        self.backlog.charge(waiting, (gpus, taken, demand.cpus, demand.ram_bytes), account)
+        cluster.take_at(node, holder(waiting.job_id, rank), demand, positions)
+        if demand.nodes == 1:
+            gpus = 0 if demand.shared else len(positions)
+            self.backlog.charge(waiting, (gpus, taken, demand.cpus, demand.ram_bytes), account)
         return placement
 
     def _runner_up(self, row: int, score: float) -> RunnerUp:

@@ -12,9 +12,11 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 from broker.scheduler.acceptance import Refused
-from broker.scheduler.candidates import Candidates, candidates_of
+from broker.scheduler.candidates import Candidates, LeaningCandidates
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.gang_candidates import GangCandidates
 from broker.scheduler.node import Node
+from broker.scheduler.scoring import leaning
 from cyxwiz_tasks.resources import Resources
 
 #: equal for jobs that fit exactly the same nodes: what they need, and the nodes' own conditions that refuse them
@@ -107,6 +109,16 @@ class Shapes:
             & ram_bytes.at_most(node.ram_free_bytes)
             & gpu_bytes.at_most(node.most_gpu_free)
         )
+
+
+def candidates_of(cluster: Cluster, resources: Resources, refused: Refused, number: int) -> Candidates:
+    """`refused`: the nodes' own conditions that do not hold for the shape; `number`: its own among `Shapes`."""
+    leans = leaning(resources.placement or cluster.placement, cluster.weights)
+    if resources.nodes > 1:
+        return GangCandidates(cluster, resources, refused, number, leans)
+    if leans.slope == 0:
+        return Candidates(cluster, resources, refused, number)
+    return LeaningCandidates(cluster, resources, refused, number, leans)
 
 
 class _Needs:
