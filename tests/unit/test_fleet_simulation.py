@@ -9,6 +9,7 @@ import pytest
 from cyxwiz_tasks.states import Priority
 from tests.fleet.__main__ import POLICIES, compare, table
 from tests.fleet.measures import Run, jain, judge, percentile, speeds
+from tests.fleet.plots import draw
 from tests.fleet.policies import Fifo, Ours
 from tests.fleet.simulate import Simulation, make_fleet
 from tests.fleet.traces import read
@@ -89,8 +90,17 @@ def test_a_trace_of_alibaba(tmp_path):
     assert read(tasks, 10) == [Job("j2/tensorflow", 0.0, 60.0, 1), Job("j1/worker", 100.0, 600.0, 2)]
     (tmp_path / "pai_job_table.csv").write_text("j1,i1,ann,Terminated,1000.0,1600.0\n")
     assert [job.owner for job in read(tasks, 10)] == ["", "ann"]
+    header = "status,job_name,task_name,inst_num,start_time,end_time,plan_gpu\n"
+    tasks.write_text(header + "Terminated,j1,worker,2.0,1000.0,1600.0,100.0\n")
+    assert read(tasks, 10) == [Job("j1/worker", 0.0, 600.0, 2, "ann")]
     tasks.write_text("job_name,status\n")
-    with pytest.raises(ValueError, match="line 1: a task of the trace has 10 columns, not 2"):
+    with pytest.raises(ValueError, match="has no column task_name: it has job_name, status"):
+        read(tasks, 10)
+    tasks.write_text("j1,worker,2.0,Terminated,1000.0,1600.0,600.0,29.3,100.0,V100\nj2,worker\n")
+    with pytest.raises(ValueError, match="line 2: 2 columns, not 10"):
+        read(tasks, 10)
+    tasks.write_text("j1,worker\n")
+    with pytest.raises(ValueError, match=r"has the columns j1, worker: expected pai_task_table.csv"):
         read(tasks, 10)
 
 
@@ -107,3 +117,41 @@ def test_a_trace_of_philly(tmp_path):
     log.write_text("no")
     with pytest.raises(ValueError, match=r"neither a \*.csv nor JSON"):
         read(log, 10)
+
+
+def test_a_csv_of_philly(tmp_path):
+    jobs = tmp_path / "philly_trace.csv"
+    jobs.write_text(
+        "user,vc,jobname,gpu_num,state,submit_time,duration\n"
+        "bob,v,b,2,Pass,2017-10-01 00:10:00,600\n"
+        "ann,v,a,1,Pass,2017-10-01 00:00:00,60.5\n"
+        "ann,v,c,16,Pass,2017-10-01 00:00:00,60\n"
+        "ann,v,d,1,Killed,2017-10-01 00:00:00,60\n"
+    )
+    assert read(jobs, 10) == [Job("a", 0.0, 60.5, 1, "ann"), Job("b", 600.0, 600.0, 2, "bob")]
+    assert [job.id for job in read(jobs, 1)] == ["a"]
+    # As the log names them; without a duration, from its beginning to its end.
+    jobs.write_text(
+        "vc,status,submitted_time,start_time,end_time,num_gpus\nv,Pass,100,2017-10-01 00:00:00,2017-10-01 00:01:00,4\n"
+    )
+    assert read(jobs, 10) == [Job("2", 0.0, 60.0, 4, "v")]
+    jobs.write_text("state,submit_time,duration\n")
+    with pytest.raises(ValueError, match="has no column gpu_num or num_gpus: it has state, submit_time, duration"):
+        read(jobs, 10)
+    jobs.write_text("state,submit_time,start_time,gpu_num\n")
+    with pytest.raises(ValueError, match=r"has no column end_time \(or a duration\)"):
+        read(jobs, 10)
+    jobs.write_text("state,submit_time,duration,gpu_num\nPass,yesterday,60,1\n")
+    with pytest.raises(ValueError, match="line 2: time data 'yesterday' does not match"):
+        read(jobs, 10)
+
+
+def test_the_pictures_are_drawn(tmp_path):
+    jobs = synthetic(1, 20, 12)
+    reports = {name: compare(jobs, 2, *POLICIES[name]) for name in ("ours", "FIFO")}
+    drawn = draw(reports, tmp_path / "plots")
+    assert [path.name for path in drawn] == ["shares.png", "waits.png"]
+    for path in drawn:
+        picture = path.read_bytes()
+        assert picture.startswith(b"\x89PNG\r\n")
+        assert len(picture) > 5_000
