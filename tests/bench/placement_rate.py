@@ -15,19 +15,9 @@ from statistics import median
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.placement import Placer
-from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
-
-_GB = 2**30
-#: model, memory in GB, compute capability, GPUs a node
-_CARDS = (
-    ("NVIDIA GeForce RTX 3090", 24, "8.6", 1),
-    ("NVIDIA GeForce RTX 4090", 24, "8.9", 2),
-    ("NVIDIA A100-SXM4-80GB", 80, "8.0", 8),
-    ("NVIDIA H100 80GB HBM3", 80, "9.0", 8),
-    ("Tesla T4", 16, "7.5", 4),
-)
+from tests.bench.declared_nodes import declared
 
 
 def measure(rounds: int = 3, seconds: float = 4.0) -> tuple[float, float]:
@@ -79,45 +69,9 @@ def measure_both(nodes: int, waiting: int, shapes: int, seconds: float, owners: 
 def make_cluster(nodes: int, chance: random.Random) -> Cluster:
     """Nodes with five kinds of GPUs or none."""
     cluster = Cluster()
-    for number in range(nodes):
-        model, memory, compute, count = _CARDS[number % len(_CARDS)]
-        count = 0 if number % 6 == 5 else count
-        gpus = [
-            Gpu(
-                index=index,
-                uuid=f"GPU-{number}-{index}",
-                model=model,
-                memory_bytes=memory * _GB,
-                compute_capability=compute,
-            )
-            for index in range(count)
-        ]
-        capability = Capability(
-            hostname=f"node-{number}",
-            os="Linux",
-            os_version="Debian GNU/Linux 12 (bookworm)",
-            architecture="x86_64",
-            python="3.11.7",
-            cyxwiz="1.0",
-            cpu_model="AMD EPYC 7763",
-            cpu_cores=32,
-            ram_bytes=256 * _GB,
-            disk_bytes=1000 * _GB,
-            disk_free_bytes=500 * _GB,
-            torch="2.13.0+cu130",
-            cuda="13.0",
-            driver="580.65",
-            region=("eu-west", "us-east", "ap-south")[number % 3],
-            gpus=gpus,
-            slots=max(2, count),
-        )
+    for number, (node_id, capability) in enumerate(declared(nodes, chance)):
         cluster.upsert_node(
-            str(uuid.UUID(int=chance.getrandbits(128))),
-            f"node-{number}",
-            capability,
-            "1",
-            reputation=chance.random(),
-            uptime=chance.random(),
+            node_id, f"node-{number}", capability, "1", reputation=chance.random(), uptime=chance.random()
         )
     return cluster
 
