@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, lru_cache
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -144,6 +144,12 @@ class Resources(BaseModel):
     def shape(self) -> str:
         """Equal for jobs that fit exactly the same nodes: one text in canonical form."""
         return self.model_dump_json(exclude_defaults=True)
+
+    @classmethod
+    @lru_cache(maxsize=4096)
+    def of_shape(cls, shape: str) -> Self:
+        """The resources with this shape: one object for all that ask."""
+        return cls.model_validate_json(shape)
 
     @property
     def gpu_memory_bytes(self) -> SizeRange:

@@ -126,23 +126,16 @@ class Waiting(NamedTuple):
 
     id: str
     seq: int
-    task: str
-    name: str | None
     owner: str
     project: str
     priority: int
-    resources: dict[str, Any]
+    #: its resources as one text, equal for equal ones
     shape: str
     #: what replaces fields of its resources
     learned: dict[str, Any] | None
-    #: attempts so far
-    attempts: int
-    waited_seconds: float
     starts_in_seconds: float | None
     expires_in_seconds: float | None
     deadline_in_seconds: float | None
-    #: one of Cause: why it came back to the queue
-    cause: str | None
     #: of each attempt
     time_limit_seconds: float | None
 
@@ -275,12 +268,10 @@ def recorded(tx: Connection, jobs: Sequence[NewJob]) -> set[str]:
 
 _WAITING = text(
     """
-    SELECT id::text AS id, seq, task, name, owner, project, priority, resources, shape, learned, attempts,
-        extract(epoch FROM statement_timestamp() - accepted_at)::float8 AS waited_seconds,
+    SELECT id::text AS id, seq, owner, project, priority, shape, learned,
         extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
         extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds,
-        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, cause,
-        time_limit_seconds
+        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, time_limit_seconds
     FROM jobs WHERE state = 'pending' AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(CAST(:ids AS uuid[])))
     ORDER BY priority DESC, seq"""
 ).execution_options(yield_per=_STREAM_ROWS)

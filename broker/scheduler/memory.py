@@ -330,7 +330,7 @@ class Memory:
 
 def waiting_job(job: jobs.Waiting) -> Waiting:
     """A pending job of the record, for the backlog."""
-    resources = tightened(Resources.parse(job.resources), job.learned)
+    resources = tightened(Resources.of_shape(job.shape), job.learned)
     limit_seconds = coarse(job.time_limit_seconds)
     return Waiting(job.id, job.seq, resources, _PRIORITIES[job.priority], job.owner, job.project, limit_seconds)
 

@@ -141,6 +141,14 @@ def test_the_filter_over_all_nodes_says_what_the_one_for_one_node_says(
         assert bool(fits[row]) == (not expected)
 
 
+@given(requirements)
+def test_requirements_come_back_out_of_their_shape(resources: Resources) -> None:
+    found = Resources.of_shape(resources.shape)
+    assert found == resources
+    # Python calls True and 1 equal.
+    assert found.shape == resources.shape
+
+
 def test_labels_that_python_calls_equal_are_told_apart() -> None:
     cluster = Cluster()
     for name, value in {"one": 1, "true": True, "float": 1.0}.items():

@@ -60,20 +60,14 @@ def waiting(tx: Tx, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
         yield Waiting(
             row.id,
             row.seq,
-            row.new.task,
-            row.new.name,
             row.new.owner,
             row.new.project,
             row.new.priority,
-            row.new.resources,
             row.new.shape,
             row.learned,
-            row.attempts,
-            tx.now - row.accepted_at,
             row.not_before - tx.now if row.not_before is not None else None,
             row.expires_at - tx.now if row.expires_at is not None else None,
             row.deadline_at - tx.now if row.deadline_at is not None else None,
-            row.cause,
             row.new.time_limit_seconds,
         )
 
