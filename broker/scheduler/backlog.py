@@ -221,7 +221,7 @@ class Backlog:
         return self._waiting
 
     def __contains__(self, job_id: str) -> bool:
-        return self._queue_of(job_id) is not None
+        return self.queue_of(job_id) is not None
 
     def __iter__(self) -> Iterator[Queue]:
         """All queues, the one to be served first at the front."""
@@ -257,7 +257,7 @@ class Backlog:
 
     def remove(self, job_id: str) -> bool:
         """A waiting job was cancelled. False: it does not wait here. Costs one look into each queue."""
-        queue = self._queue_of(job_id)
+        queue = self.queue_of(job_id)
         if queue is None:
             return False
         queue.remove(job_id)
@@ -275,9 +275,13 @@ class Backlog:
             self._close(queue)
         return waiting
 
+    def queue_of(self, job_id: str) -> Queue | None:
+        """Where a job waits. Costs one look into each queue."""
+        return next((queue for queue in self._queues.values() if job_id in queue), None)
+
     def find(self, job_id: str) -> Waiting | None:
         """A waiting job by its id."""
-        queue = self._queue_of(job_id)
+        queue = self.queue_of(job_id)
         if queue is None:
             return None
         return queue.find(job_id)
@@ -351,9 +355,6 @@ class Backlog:
                 parent.put(branch, self.shares.key(account))
 
     # The tree ---------------------------------------------------------------------------------------------------------
-
-    def _queue_of(self, job_id: str) -> Queue | None:
-        return next((queue for queue in self._queues.values() if job_id in queue), None)
 
     def _put_in_order(self, queue: Queue) -> None:
         if queue.head is not None:

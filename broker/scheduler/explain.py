@@ -13,6 +13,7 @@ from broker.scheduler.admission import Admission
 from broker.scheduler.backlog import Backlog
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import Demand, demand_of
+from broker.scheduler.estimate import Estimate
 from broker.scheduler.fair_share import Account
 from broker.scheduler.hints import hint, whom_they_take
 from broker.scheduler.matching import failures
@@ -100,6 +101,8 @@ class Explanation(BaseModel):
     running_limit: int | None = None
     #: its project's quota does not admit it now, or its project borrows, and others come first for that
     quota: Literal["reached", "borrows"] | None = None
+    #: when it will start, if somebody asked for that
+    estimate: Estimate | None = None
     #: for people: what is so, and what would make it fit
     sentences: list[str] = Field(default_factory=list)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from broker.scheduler import explain, keeping
+from broker.scheduler.backlog import Waiting
+from broker.scheduler.estimate import Estimate, estimate
+from broker.scheduler.explain import Explanation
+from broker.scheduler.history import History
 from broker.scheduler.memory import tightened
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks.cli.durations import parse_time
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidJob, NotFound
 from cyxwiz_tasks.protocol import Why
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import LIVE_ATTEMPT_STATES, TERMINAL_JOB_STATES, JobState
-from db import dependencies, job_pages
+from db import dependencies, durations, job_pages
 
 
 def answer(turn: Turn, question: Why) -> dict[str, Any]:
@@ -24,9 +30,9 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
         if question.resources is None:
             raise InvalidJob("why", "names neither a job nor resources")
         applicant = Applicant(question.owner, question.project, question.priority)
-        return _explained(
-            explain.why(turn.memory.cluster, turn.memory.backlog, question.resources, applicant=applicant)
-        )
+        found = explain.why(turn.memory.cluster, turn.memory.backlog, question.resources, applicant=applicant)
+        _estimate(turn, found, question.resources, applicant)
+        return _explained(found)
     page = job_pages.get(turn.tx, question.job)
     if page is None:
         raise NotFound(f"there is no job {question.job}: `cyxwiz jobs` lists what there is")
@@ -43,10 +49,25 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
         if (waiting := turn.memory.backlog.find(page["id"])) is not None:
-            found.sentences += keeping.sentences(turn.memory, waiting, page.get("expires_at"))
+            found.sentences += keeping.sentences(turn.memory, waiting, parse_time(page["expires_at"]))
+            applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
+            _estimate(turn, found, resources, applicant, waiting)
         found.sentences += before
         return known | _explained(found)
     return known | {"text": " ".join([_sentence(page), *before])}
+
+
+def _estimate(
+    turn: Turn, found: Explanation, resources: Resources, applicant: Applicant, waiting: Waiting | None = None
+) -> None:
+    """Add when it will start."""
+    if not found.fitting:
+        found.estimate = Estimate(start=None, basis="no node here can run it as it is")
+        return
+    history = History(durations.recent(turn.tx))
+    names = partial(durations.names, turn.tx)
+    found.estimate = estimate(turn.memory, history, names, resources, applicant, waiting)
+    found.sentences.append(str(found.estimate))
 
 
 _ENDS = {"ok": "to complete", "fail": "to fail or be cancelled", "any": "to end"}
@@ -65,7 +86,7 @@ def _what(row: dict[str, Any]) -> str:
     return f"array {row['id']}" if row["state"] == "array" else f"job {row['id']} ({row['state']})"
 
 
-def _explained(found: explain.Explanation) -> dict[str, Any]:
+def _explained(found: Explanation) -> dict[str, Any]:
     return {"text": str(found), "facts": found.model_dump(mode="json")}
 
 

@@ -7,6 +7,8 @@ estimate: which of them fit is not asked.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from broker.scheduler.backlog import Backlog, Queue
@@ -49,6 +51,32 @@ def ahead_of(
     share += sum(taken for *_, taken in others)
     others += _others(list(branch), parent, share, shares)
     return Ahead(higher, earlier, tuple((account, count) for account, count, _ in others))
+
+
+def queues_ahead(
+    backlog: Backlog, priority: Priority, sequence: int | None = None, owner: str = "", project: str = ""
+) -> Iterator[tuple[Queue, float]]:
+    """The same by kinds of work: so many of each queue's jobs are served first. Of those whose owner had less, as
+    large a part of each of his queues.
+    """
+    ahead = dict(ahead_of(backlog, priority, sequence, owner, project).fair_share)
+    own, waiting = backlog.shares.account(project, owner), Counter[Account]()
+    for queue in backlog:
+        if queue.priority == priority and (account := _served_first(queue, ahead)) is not None:
+            waiting[account] += len(queue)
+    for queue in backlog:
+        if queue.rank > priority.rank:
+            yield queue, len(queue)
+        elif queue.priority == priority:
+            if queue.account is own:
+                yield queue, len(queue) if sequence is None else queue.count_before(sequence)
+            elif (account := _served_first(queue, ahead)) is not None:
+                yield queue, len(queue) * ahead[account] / waiting[account]
+
+
+def _served_first(queue: Queue, ahead: Mapping[Account, int]) -> Account | None:
+    """The queue's owner, or else its project, if it is one of these."""
+    return next((account for account in (queue.account, queue.account.parent) if account in ahead), None)
 
 
 def _earlier(line: Branch | None, sequence: int | None, shares: FairShare) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
 from tests.integration.control_plane import ControlPlane
 from tests.integration.waiting import until
@@ -34,3 +35,34 @@ def test_what_small_jobs_give_back_is_kept_for_the_big_one(plane):
         assert node.end(places[second]).committed
         assert node.run().job == big
         assert node.run().job == small
+
+
+def test_a_job_that_waits_is_told_about_when_it_starts(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=1, slots=4)
+        plane.submit(1, resources={"gpus": 1})
+        assignment, _ = node.take()
+        waits = plane.submit(2, resources={"gpus": 1})
+        found = plane.client.why(waits).facts["estimate"]
+        assert found == {"start": None, "basis": found["basis"]}
+        assert "has no time limit" in found["basis"]
+        node.start(assignment)
+        assert node.end(assignment).committed
+        assert node.take()[0].job == waits
+        with plane.engine.begin() as tx:
+            tx.execute(
+                text("UPDATE attempts SET assigned_at = assigned_at - interval '1 hour' WHERE state = 'completed'")
+            )
+        told = plane.client.why(plane.submit(3, resources={"gpus": 1}))
+        assert told.facts["estimate"]["basis"] == "the one attempt that has finished here, for 1 attempt there"
+        assert "in 1 h" in str(told) or "in 59 min" in str(told)
+
+
+def test_a_reserved_job_is_told_when_it_is_too_late_for_it(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=2, slots=4)
+        plane.submit(1, resources={"gpus": 1}, time_limit="2h")
+        node.take()
+        big = plane.submit(2, resources={"gpus": 2}, start_by="1h")
+        until(lambda: "is kept for it" in str(plane.client.why(big)))
+        assert "it fails then" in str(plane.client.why(big))
