@@ -117,11 +117,17 @@ def _estimated(
 ) -> Estimate:
     now = time.monotonic()
     known = {job_id: end for job_id, (end, _) in ends.items()}
-    found = [moment for node, wanted in nodes for moment in openings(node, wanted, known, now + _opens_in(node))]
-    start = turn_at(found, ahead.jobs, ahead.seconds_each)
+    members = nodes[0][1].demand.nodes
+    # The members of a gang run on different nodes: of each, the first place counts.
+    found = [
+        moment
+        for node, wanted in nodes
+        for moment in openings(node, wanted, known, now + _opens_in(node))[: 1 if members > 1 else None]
+    ]
+    start = turn_at(found, (ahead.jobs + 1) * members - 1, ahead.seconds_each) if len(found) >= members else None
     if start is None:
         running = sum(len(node.holdings) for node, _ in nodes)
-        return Estimate(start=None, basis=_unknown(ahead, running, len(known), bool(found)))
+        return Estimate(start=None, basis=_unknown(ahead, running, len(known), len(found) >= members))
     by = Counter(basis for end, basis in ends.values() if end <= start)
     limited = by.pop(_LIMITS, 0)
     parts = [f"the time limits of {_attempts(limited)} there"] if limited else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -16,11 +16,12 @@ from broker.scheduler.demand import Demand, demand_of
 from broker.scheduler.estimate import Estimate
 from broker.scheduler.fair_share import Account
 from broker.scheduler.hints import hint, whom_they_take
-from broker.scheduler.matching import failures
+from broker.scheduler.matching import GPUS_TOGETHER, failures
 from broker.scheduler.node import Node
 from broker.scheduler.position import Ahead, ahead_of
 from broker.scheduler.quotas import amounts_of
 from broker.scheduler.shares import expected
+from broker.scheduler.smallest_change import NODES, smallest_change
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.opening_hours import show_opening
@@ -101,6 +102,8 @@ class Explanation(BaseModel):
     running_limit: int | None = None
     #: its project's quota does not admit it now, or its project borrows, and others come first for that
     quota: Literal["reached", "borrows"] | None = None
+    #: if none fits: the fewest requirements to change, and to what, so that one does; None: leave it out
+    change: dict[str, Any] | None = None
     #: when it will start, if somebody asked for that
     estimate: Estimate | None = None
     #: for people: what is so, and what would make it fit
@@ -257,21 +260,37 @@ def _opening(fitting: list[tuple[Node, list[int]]]) -> str:
 
 
 def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resources, refused: Refused) -> list[str]:
-    """For a job that no node can run: what everybody lacks, or else the node that lacks least."""
+    """For a job that no node can run: what everybody lacks, or else the node that lacks least; and what to change."""
+    near = _closest(cluster, resources, refused)
+    change = smallest_change(resources, near, refused)
+    found.change = change.fields if change is not None else None
     nowhere = [name for name, count in found.failed.items() if count == found.nodes]
     # Where there are too few GPUs at all, what kind they are is beside the point.
     if "gpus" in nowhere:
         nowhere = [name for name in nowhere if name not in {"gpu_memory", "gpu_model", "compute_capability"}]
     if nowhere:
-        return [hint(name, cluster, resources) for name in nowhere]
-    lacking = {node.node_id: failures(resources, node.node_id, node.name, node.capability, refused) for node in cluster}
-    closest = min(cluster, key=lambda node: (len(lacking[node.node_id]), node.row))
-    names = " and ".join(lacking[closest.node_id])
+        said = [hint(name, cluster, resources) for name in nowhere]
+        return said if change is None or change.is_said(nowhere, said[0]) else [*said, str(change)]
+    closest = near[0]
+    lacking = failures(resources, closest.node_id, closest.name, closest.capability, refused)
+    names = " and ".join("the requirements on GPUs together" if name == GPUS_TOGETHER else name for name in lacking)
+    stand = "stands" if len(lacking) == 1 and names == lacking[0] else "stand"
     return [
         "Each requirement is met by some node, but no node meets all of them together.",
-        f"{closest.name} comes closest: only {names} stand{'' if ' and ' in names else 's'} in the way.",
-        *(hint(name, cluster, resources, closest) for name in lacking[closest.node_id]),
+        f"{closest.name} comes closest: only {names} {stand} in the way.",
+        *(hint(name, cluster, resources, closest) for name in lacking),
+        *([str(change)] if change is not None else []),
     ]
+
+
+def _closest(cluster: Cluster, resources: Resources, refused: Refused) -> list[Node]:
+    """Some of the nodes that fail the fewest requirements, of equals those with the largest GPUs and most memory."""
+    rows, columns = np.array(sorted(node.row for node in cluster), np.int32), cluster.columns
+    admission = Admission(resources, refused)
+    failed = admission.failures(cluster, rows, admission.gpus(columns, rows))
+    counts = np.sum([np.zeros(len(rows), np.int64), *failed.values()], axis=0)
+    order = np.lexsort((rows, -columns.ram_bytes[rows], -columns.gpu_memory[rows].max(axis=1, initial=0), counts))
+    return [cluster.node_at(int(rows[at])) for at in order[:NODES]]
 
 
 def _nodes(count: int) -> str:

@@ -60,11 +60,11 @@ def _gpu_memory(asked: _Asked) -> str:
         change = f'Ask for gpu_memory="{size}", or start a worker on a machine with a larger GPU.'
         return f"{said}: the largest has {size}, on {best.name}. {change}"
     least = min(able, key=lambda node: sorted(node.gpu_memory)[wanted - 1])
-    size = show_size(_rounded(sorted(least.gpu_memory)[wanted - 1], ceil))
+    size = show_size(rounded(sorted(least.gpu_memory)[wanted - 1], ceil))
     return f'{said}: the smallest has {size}, on {least.name}. Ask for gpu_memory="..{size}".'
 
 
-def _rounded(size_bytes: int, to_whole: Callable[[float], int]) -> int:
+def rounded(size_bytes: int, to_whole: Callable[[float], int]) -> int:
     """To a tenth of its unit, so that the text that `show_size` makes of it errs on the side of `to_whole`."""
     tenth = next((unit for unit in (2**40, 2**30, 2**20, 2**10) if size_bytes >= unit), 10) / 10
     return int(to_whole(size_bytes / tenth) * tenth)
@@ -140,9 +140,9 @@ def _amount(asked: _Asked) -> str:
     what = "memory" if ram else "free disk space"
     said = f'{asked.nobody} {asked.name}="{getattr(asked.resources, asked.name)}" of {what}'
     if sizes[most] < wanted.min_bytes:
-        size = show_size(_rounded(sizes[most], floor))
+        size = show_size(rounded(sizes[most], floor))
         return f'{said}: {most} has most, {size}. Ask for {asked.name}="{size}", or start a worker on a bigger machine.'
-    size = show_size(_rounded(sizes[least], ceil))
+    size = show_size(rounded(sizes[least], ceil))
     return f'{said}: {least} has least, {size}. Ask for {asked.name}="..{size}".'
 
 
@@ -156,6 +156,8 @@ def _cpus(asked: _Asked) -> str:
 
 
 def _node(asked: _Asked) -> str:
+    if len(asked.nodes) == 1:
+        return f'{asked.nodes[0].name} is not node="{asked.resources.node}". Leave it out.'
     there = _distinct(node.name for node in asked.nodes)
     return f'node="{asked.resources.node}" is the name or id of none of them: there {_are(there)}. {_one_of(asked)}'
 

@@ -152,6 +152,16 @@ def test_jobs_ahead_take_places_first_and_hold_them() -> None:
     assert wide.ask(waiting=wide.submit()).basis.count("2 jobs in line before it") == 1
 
 
+def test_a_gang_starts_when_as_many_nodes_have_a_place() -> None:
+    site = Site(2, 2, 2)
+    for number in range(3):
+        site.run(limit=100 * (number + 1), gpus=2)
+    memory = site.memory
+    found = estimate(memory, NOTHING, _named_train, Resources(gpus=1, nodes=2), ANN)
+    assert seconds_until(found) == pytest.approx(200 + ENDING_SECONDS, abs=2)
+    assert estimate(memory, NOTHING, _named_train, Resources(gpus=1, nodes=4), ANN).start is None
+
+
 def test_where_nothing_is_known_there_is_no_estimate_and_it_says_why() -> None:
     site = Site(1)
     site.run(ago=5)

@@ -15,6 +15,7 @@ from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.explain import Explanation, why
 from broker.scheduler.placement import Placer
+from broker.scheduler.smallest_change import changed
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import NotFound
@@ -270,6 +271,61 @@ _ODD_SIZES = st.builds(
     st.integers(2**20, 2**42),
     st.integers(2**20, 2**42),
 )
+
+
+#: what keeps a job out together, the smallest change, and how it is said
+CHANGES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"gpu_memory": "80GB", "region": "us*"},
+        {"gpu_memory": "24GB", "region": None},
+        'ask for gpu_memory="24GB" and leave region out; then gpu-1 fits.',
+    ),
+    (
+        {"gpus": 8, "gpu_model": "H100", "labels": {"zone": "b"}},
+        {"gpus": 2, "gpu_model": None, "labels.zone": None},
+        "ask for gpus=2 and leave gpu_model and labels.zone out; then gpu-1 fits.",
+    ),
+    ({"gpu_model": "T4", "gpu_memory": "24GB"}, {"gpu_memory": "15GB"}, 'ask for gpu_memory="15GB"; then gpu-1 fits.'),
+    ({"cpus": 64, "node": "small"}, {"cpus": 4}, "ask for cpus=4; then small fits."),
+    ({"gpu_memory": "8GB", "node": "small"}, {"node": None}, "leave node out; then gpu-1 fits."),
+    (
+        {"cuda": ">=13", "ram": "..8GB"},
+        {"cuda": "12.4", "ram": "..64GB"},
+        'ask for ram="..64GB" and cuda="12.4"; then gpu-1 fits.',
+    ),
+    ({"exclude_nodes": ["gpu-1", "small"], "cpus": 16}, {"exclude_nodes": ("small",)}, ""),
+]
+
+
+@pytest.mark.parametrize(("wish", "change", "said"), CHANGES, ids=lambda value: "-".join(value) if value else "")
+def test_the_fewest_requirements_to_change_are_said_in_one_sentence(
+    wish: dict[str, Any], change: dict[str, Any], said: str
+) -> None:
+    found = _why(cluster_of(**TWO), **wish)
+    assert found.change == change
+    assert said in found.sentences[-1].removeprefix("Smallest change: ")
+
+
+def test_what_a_hint_says_is_not_said_twice() -> None:
+    found = _why(cluster_of(**TWO), gpu_memory="80GB")
+    assert (found.change, len(found.sentences)) == ({"gpu_memory": "24GB"}, 1)
+    assert _why(cluster_of(**TWO), gpus=1).change is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(capabilities, min_size=1, max_size=4), requirements)
+def test_the_smallest_change_is_enough(nodes: list[Capability], resources: Resources) -> None:
+    cluster = cluster_of(**{f"n{number}": able for number, able in enumerate(nodes)})
+    before = why(cluster, Backlog(), resources)
+    if before.change is None:
+        return
+    wanted = changed(resources, before.change)
+    assert why(cluster, Backlog(), wanted).fitting > 0
+    # Undoing any part of it is too little: nothing is changed in vain.
+    for name in before.change:
+        if len(before.change) > 1:
+            less = {other: value for other, value in before.change.items() if other != name}
+            assert why(cluster, Backlog(), changed(resources, less)).fitting == 0
 
 
 @settings(max_examples=80, deadline=None)
