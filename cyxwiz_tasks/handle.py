@@ -83,13 +83,13 @@ class JobHandle:
                     return
         yield from self._recorded_progress(metrics_too=not seen)
 
-    def logs(self, follow: bool = False) -> Iterator[str]:
+    def logs(self, follow: bool = False, rank: int = 0) -> Iterator[str]:
         """Pieces of what the job's processes wrote, from the first on; with `follow` until the job has ended.
 
-        Kept for CYXWIZ_RESULT_TTL_SECONDS after the job.
+        Of a job on several nodes, those of the member with this rank. Kept for CYXWIZ_RESULT_TTL_SECONDS after the job.
         """
         with reached(self.client.broker_url):
-            for fields in entries(self.client.connection, log_key(self.id), self._is_over if follow else None):
+            for fields in entries(self.client.connection, log_key(self.id, rank), self._is_over if follow else None):
                 if b"text" in fields:
                     yield fields[b"text"].decode(errors="replace")
                 if b"end" in fields:

@@ -70,9 +70,14 @@ def progress_key(job_id: str) -> str:
     return f"cyxwiz.progress.{job_id}"
 
 
-def log_key(job_id: str) -> str:
-    """The stream of a job's output: entries with one field `text`; an entry with the field `end` is the last."""
-    return f"cyxwiz.log.{job_id}"
+def log_key(job_id: str, rank: int = 0) -> str:
+    """The stream with a job's output; of a gang each rank has its own."""
+    return f"cyxwiz.log.{job_id}" + (f".{rank}" if rank else "")
+
+
+def meeting_key(gang_token: int) -> str:
+    """The port at which the members of a gang meet, on the node of rank 0."""
+    return f"cyxwiz.meeting.{gang_token}"
 
 
 class Message(BaseModel):
@@ -143,6 +148,18 @@ class JobHeader(Message):
     reply_to: str | None = None
 
 
+class Membership(Message):
+    """Of a job on several nodes: which member of the gang an assignment is for, and who the others are."""
+
+    rank: int
+    #: the token of rank 0, which is the whole gang's
+    token: int
+    #: names of all members' nodes, by rank
+    nodes: tuple[str, ...]
+    #: where the others reach the node of rank 0; None: it has just gone
+    address: str | None = None
+
+
 class Assignment(Message):
     """The header `cyxwiz_assignment`: one placement of a job on one node.
 
@@ -160,6 +177,7 @@ class Assignment(Message):
     epoch: int
     #: what was left until the job's deadline when the message was made
     deadline_seconds: float | None = None
+    gang: Membership | None = None
 
 
 class Ack(Message):

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, Text, cast, func, or_, select
 
 from cyxwiz_tasks.states import JobState, Priority
+from db import gangs
 from db.models import Attempt, Job, Node
 from db.reports import known_id
 from db.rows import clean, readable
@@ -90,7 +91,7 @@ def find(
 
 
 def get(tx: Connection, job_id: str) -> dict[str, Any] | None:
-    """One job with its attempts, the first one first. None: there is no such job."""
+    """One job with its attempts, the first one first, and a gang with their members. None: there is no such job."""
     if known_id(job_id) is None:
         return None
     shown = _selected(_SHOWN).where(Job.id == job_id)
@@ -103,7 +104,9 @@ def get(tx: Connection, job_id: str) -> dict[str, Any] | None:
         .where(Attempt.job_id == job_id)
         .order_by(Attempt.number)
     )
-    return _page(row) | {"attempt_list": [readable(attempt) for attempt in tx.execute(attempts)]}
+    page = _page(row) | {"attempt_list": [readable(attempt) for attempt in tx.execute(attempts)]}
+    is_gang = page["resources"].get("nodes", 1) > 1
+    return page | {"members": gangs.of_job(tx, job_id)} if is_gang else page
 
 
 def counts(tx: Connection) -> dict[str, int]:

@@ -310,6 +310,31 @@ class Attempt(Base):
     scores: Mapped[dict[str, Any] | None]
 
 
+class GangMember(Base):
+    """One member of an attempt on several nodes; its rank 0 has the attempt's own token."""
+
+    __tablename__ = "gang_members"
+    __table_args__ = (Index("uq_gang_members_lead_rank", "lead", "rank", unique=True),)
+
+    token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    #: the token of the gang's attempt
+    lead: Mapped[int] = mapped_column(ForeignKey("attempts.token", ondelete="CASCADE"))
+    rank: Mapped[int] = mapped_column(SmallInteger)
+    #: no foreign key: its node may leave the record before it
+    node_id: Mapped[uuid.UUID]
+    incarnation: Mapped[str]
+    gpus: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    gpu_memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    cpus: Mapped[int]
+    ram_bytes: Mapped[int] = mapped_column(BigInteger)
+    pid: Mapped[int | None]
+    device: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    #: its last word
+    report: Mapped[dict[str, Any] | None]
+
+
 class OwnerLimit(Base):
     """What one owner may have, where that differs from what the settings say of all."""
 

@@ -14,12 +14,18 @@ _MEAN_LIVES = 7
 # what they had then is not recorded. GPUs count for a job that has them for itself.
 _DECAYED = text(
     """
-    WITH held AS (
+    WITH places AS (
+        SELECT job_id, gpus, gpu_memory_bytes, cpus, ram_bytes, assigned_at, ended_at FROM attempts
+        UNION ALL
+        SELECT job_id, members.gpus, members.gpu_memory_bytes, members.cpus, members.ram_bytes, assigned_at,
+            attempts.ended_at
+        FROM gang_members AS members JOIN attempts ON attempts.token = lead WHERE rank > 0
+    ), held AS (
         SELECT job_id, cardinality(gpus) AS gpus, gpu_memory_bytes, cpus, ram_bytes,
             exp(-least(extract(epoch FROM statement_timestamp() - coalesce(ended_at, statement_timestamp())
                 )::float8 / :mean_life, 700))
             - exp(-least(extract(epoch FROM statement_timestamp() - assigned_at)::float8 / :mean_life, 700)) AS weight
-        FROM attempts
+        FROM places
         WHERE ended_at IS NULL OR ended_at > statement_timestamp() - make_interval(secs => :oldest)
     )
     SELECT project, owner, sum(greatest(0, weight) * greatest(1 / :slots ::float8,

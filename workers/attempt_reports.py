@@ -47,6 +47,8 @@ class AttemptReports:
     ) -> None:
         """`state_commands` makes what stores a Celery state; `show` puts a text into Flower, and never raises."""
         self._assignment, self._node_name, self._ttl_seconds = assignment, node_name, ttl_seconds
+        # Of a gang, rank 0 speaks for the job; the others have a log.
+        self._rank = assignment.gang.rank if assignment.gang is not None else 0
         self._wake, self._state_commands, self.show = wake, state_commands, show
         frame = Update(kind="progress", state=PROGRESS, node=node_name, attempt=assignment.attempt)
         self._update_frame = frame.model_dump(mode="json")
@@ -70,12 +72,15 @@ class AttemptReports:
         )
         meta = {"node": self._node_name, "attempt": self._assignment.attempt, "pid": pid, "device": device}
         with self._lock:
-            self._first += [("LPUSH", REPORTS, report.model_dump_json()), *self._state_commands(STARTED, meta)]
-            self._first += self._stream(update)
+            self._first.append(("LPUSH", REPORTS, report.model_dump_json()))
+            if not self._rank:
+                self._first += [*self._state_commands(STARTED, meta), *self._stream(update)]
         self._wake()
 
     def progress(self, at: float, values: dict[str, Any]) -> None:
         """One `ctx.report()`."""
+        if self._rank:
+            return
         with self._lock:
             for rows in (self._updates, self._metrics):
                 rows.append((at, values))
@@ -162,7 +167,7 @@ class AttemptReports:
         return [("XADD", key, "*", "update", update.model_dump_json()), ("EXPIRE", key, self._ttl_seconds)]
 
     def _take_output(self) -> list[Command]:
-        key = log_key(self._assignment.job)
+        key = log_key(self._assignment.job, self._rank)
         commands: list[Command] = []
         if self._output:
             commands.append(("XADD", key, "*", "text", "".join(self._output)))

@@ -15,6 +15,7 @@ from cyxwiz_tasks.resources import LabelValue
 from cyxwiz_tasks.version import __version__
 from workers.cgroups import cpu_limit_cores, memory_limit_bytes
 from workers.gpus import GpuProvider
+from workers.network import link_bytes_per_second
 
 
 def detect_capability(
@@ -24,10 +25,12 @@ def detect_capability(
     slots: int | None = None,
     region: str | None = None,
     labels: Mapping[str, LabelValue] | None = None,
+    address: str | None = None,
 ) -> Capability:
     """This node as it is now, without scores: `workers.measurements.measured` adds them.
 
-    `folder` is the node's and exists; `slots` None means one for each GPU, and one on a node without.
+    `folder` is the node's and exists; `address` is where other nodes reach it; `slots` None means one for each GPU, and
+    one on a node without.
     """
     gpus = provider.gpus()
     real = [gpu for gpu in gpus if not gpu.fake]
@@ -48,6 +51,8 @@ def detect_capability(
         cuda=real[0].cuda if real else None,
         driver=real[0].driver if real else None,
         region=region,
+        address=address,
+        network_bytes_per_second=link_bytes_per_second(address) if address is not None else None,
         labels=dict(labels or {}),
         gpus=gpus,
         slots=max(1, len(gpus)) if slots is None else slots,

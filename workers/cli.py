@@ -25,6 +25,7 @@ _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
     "--share", default="1/1", show_default=True, help="Part of the machine, where several nodes run on it: 1/2, 2/2."
 )
 @click.option("--region", help="Where this machine stands; jobs can ask for it.")
+@click.option("--address", help="Where other nodes reach it. Default: the address from which it reaches the broker.")
 @click.option(
     "--accept", help="Whose jobs it takes: 'owner in [\"lab-a\"] and priority >= normal'. Default: everybody's."
 )
@@ -56,6 +57,7 @@ def worker(
     labels: tuple[str, ...],
     share: str,
     region: str | None,
+    address: str | None,
     accept: str | None,
     hours: str | None,
     timezone: str | None,
@@ -71,7 +73,9 @@ def worker(
     """
     _set_up_logging()
     try:
-        status = _run(name, slots, labels, share, region, accept, hours, timezone, paths, data, submitted_paths, home)
+        status = _run(
+            name, slots, labels, share, region, address, accept, hours, timezone, paths, data, submitted_paths, home
+        )
     except CyxwizError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
@@ -83,6 +87,7 @@ def _run(
     labels: tuple[str, ...],
     share: str,
     region: str | None,
+    address: str | None,
     accept: str | None,
     hours: str | None,
     timezone: str | None,
@@ -98,17 +103,20 @@ def _run(
     from workers.hours import checked_hours
     from workers.labels import parse_labels
     from workers.measurements import measured
+    from workers.network import address_towards
     from workers.node import JobPaths
     from workers.node_folder import NodeFolder
     from workers.share import Share, SharedGpus
 
     chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
     # Fails here, with a sentence, where there is no stack.
-    chosen.broker()
+    address = address or address_towards(chosen.broker())
     folder = NodeFolder(chosen.home, name)
     part = Share.parse(share)
     gpus = SharedGpus(find_gpus(), part)
-    capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels))
+    capability = detect_capability(
+        gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels), address=address
+    )
     capability = capability.model_copy(update=checked_accept(accept) | checked_hours(hours, timezone))
     code = paths or (str(Path.cwd()),)
     job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths)

@@ -27,7 +27,7 @@ from workers.handover import Handover
 from workers.joblog import JobLog
 from workers.journal import Begun, boot_id
 from workers.node import Node
-from workers.outcomes import Outcome, cancelled, no_checkpoint, outcome_of, preempted
+from workers.outcomes import Outcome, cancelled, no_checkpoint, not_met, outcome_of, preempted
 from workers.retry_message import retry_message
 from workers.states import state_commands
 from workers.storable import storable_json, storable_text
@@ -114,6 +114,8 @@ def _run(attempt: Attempt, handover: Handover) -> Outcome:
     asked = handover.stop_request.asked
     if asked is None and handover.not_fetched is not None:
         return no_checkpoint(attempt, handover.not_fetched)
+    if asked is None and handover.not_met is not None:
+        return not_met(attempt, handover.not_met)
     return preempted(attempt) if asked is not None and asked.outcome == "preempted" else cancelled(attempt)
 
 

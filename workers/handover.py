@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader, Membership
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_artifacts import fetch_checkpoint
 from workers.attempts import StopRequest
 from workers.link import gone_seconds
+from workers.meeting import NotMet, arrange
 from workers.near_cores import chosen, keep_on
 from workers.node import Node
 from workers.warm_process import WarmProcess
@@ -53,6 +54,9 @@ class Handover:
         self.owed: Ended | None = None
         #: why the checkpoint that the job must go on from is not here
         self.not_fetched: Exception | None = None
+        #: of a gang's member: what its process is told of the others, or why it cannot be
+        self._gang: Frame | None = None
+        self.not_met: NotMet | None = None
         self.stop_request = StopRequest()
         try:
             self.assignment, self.header = _read_headers(request)
@@ -69,13 +73,16 @@ class Handover:
 
     def is_quick(self) -> bool:
         """Whether `give` cannot wait."""
-        return len(self._body) <= _AT_ONCE_BYTES and not self._may_have_checkpoint
+        waits = self._may_have_checkpoint or (self.refusal is None and self.assignment.gang is not None)
+        return len(self._body) <= _AT_ONCE_BYTES and not waits
 
     def give(self, process: WarmProcess) -> None:
         """Send the job, unless it must not run or was stopped before it came so far."""
         if self.given or self.refusal is not None or self.stop_request.asked is not None:
             return
         if self._may_have_checkpoint and not self._fetch_checkpoint():
+            return
+        if self.assignment.gang is not None and not self._meet(self.assignment.gang):
             return
         failpoints.hit("agent.before_handover")
         self._keep_near_its_gpus(process)
@@ -117,12 +124,30 @@ class Handover:
         checkpoints = node.checkpoints_path(self.assignment.job)
         self.not_fetched = fetch_checkpoint(
             node.artifact_store,
-            self.assignment,
+            self.assignment.model_copy(update={"token": self._readable_token}),
             checkpoints,
             patience_seconds=node.settings.fetch_checkpoint_seconds,
-            given_up=lambda: node.stopping or self.stop_request.asked is not None,
+            given_up=self._given_up,
         )
         return self.not_fetched is None and self.stop_request.asked is None
+
+    def _meet(self, member: Membership) -> bool:
+        """False: the job must not start, because it was stopped meanwhile or nobody knows where to meet."""
+        try:
+            self._gang = arrange(self._node.redis, member, self._given_up)
+        except NotMet as error:
+            log.warning("job %s: %s", self.assignment.job, error)
+            self.not_met = error
+        return self._gang is not None and self.stop_request.asked is None
+
+    def _given_up(self) -> bool:
+        return self._node.stopping or self.stop_request.asked is not None
+
+    @property
+    def _readable_token(self) -> int:
+        """Up to which attempt's checkpoints the job may read. All of a gang begin with what was there before it."""
+        gang = self.assignment.gang
+        return gang.token - 1 if gang is not None and gang.rank else self.assignment.token
 
     def _frame(self) -> Frame:
         node, assignment, header = self._node, self.assignment, self.header
@@ -139,7 +164,8 @@ class Handover:
             "gpus": gpus,
             "threads": node.threads_per_job,
             "folder": str(node.folder.attempt_path(assignment.token)),
-            "token": assignment.token,
+            "token": self._readable_token,
+            "gang": self._gang,
             "artifacts": str(node.artifacts_path(assignment)),
             "checkpoints": str(node.checkpoints_path(assignment.job)),
             "cache": str(node.cache_path),

@@ -111,7 +111,8 @@ class Node:
 
     def artifacts_path(self, assignment: Assignment) -> Path:
         """The folder of one attempt's artifacts, which its process makes. No other attempt writes there."""
-        return self.settings.home / "artifacts" / assignment.job / f"attempt-{assignment.attempt}"
+        rank = f".rank-{assignment.gang.rank}" if assignment.gang is not None and assignment.gang.rank else ""
+        return self.settings.home / "artifacts" / assignment.job / f"attempt-{assignment.attempt}{rank}"
 
     def checkpoints_path(self, job_id: str) -> Path:
         """The folder of one job's checkpoints, over all its attempts."""

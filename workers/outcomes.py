@@ -182,6 +182,10 @@ def no_checkpoint(attempt: Attempt, error: Exception) -> Outcome:
     )
 
 
+def not_met(attempt: Attempt, error: Exception) -> Outcome:
+    return _failed(attempt, Cause.NETWORK, f"the members of the gang did not meet: {error}")
+
+
 def retry(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
     why = "" if frame["cause"] is None else f" after {frame['cause']['type']}: {frame['cause']['text']}"

@@ -54,6 +54,8 @@ class End:
     #: `self.retry()`: the job's next message, or why it cannot be one
     next_message: Arrival | None = None
     refused: str | None = None
+    #: False: what its node is to blame for was counted already
+    blames_node: bool = True
 
     @property
     def reply_to(self) -> str | None:
@@ -145,7 +147,8 @@ def settle(turn: Turn, end: End, ending: Ending, answer: Settled) -> None:
     if not answer.repeated:
         if end.live is not None:
             turn.memory.ended(report.job)
-        _judge_node(turn, end)
+        if end.blames_node:
+            _judge_node(turn, end)
         if answer.job_state == JobState.PENDING:
             _try_again(turn, end, told or f"attempt {report.attempt} gave its place back")
         elif answer.job_state == JobState.HELD:

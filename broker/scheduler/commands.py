@@ -129,7 +129,7 @@ def cancel(turn: Turn, job_id: str, reason: str) -> str:
         finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, reason)
         turn.counts["cancelled"] += 1
     elif (live := turn.memory.live.get(job_id)) is not None:
-        stopping.cancel(turn, job_id, live)
+        stopping.cancel(turn, live)
         turn.counts["stopping"] += 1
     log.info(line("cancel", job=job_id, before=outcome.before, state=outcome.state))
     return CELERY_STATES[outcome.state]

@@ -49,10 +49,10 @@ def undrain(turn: Turn, command: Undrain) -> dict[str, Any]:
 def empty(turn: Turn, node_ids: set[str]) -> int:
     """Ask everything on these nodes to give its place back; how many attempts were asked that had not been."""
     asked = 0
-    for job_id, live in turn.memory.live.items():
-        if live.node_id in node_ids and live.stop is None:
+    for live in turn.memory.live.values():
+        if live.node_id in node_ids and live.stop is None and live.ended is None:
             name = turn.memory.cluster.node(live.node_id).name
-            stopping.preempt(turn, job_id, live, f"node {name} is drained")
+            stopping.preempt(turn, live, f"node {name} is drained")
             asked += 1
     return asked
 

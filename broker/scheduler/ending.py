@@ -10,6 +10,7 @@ import logging
 import time
 from collections import defaultdict
 
+from broker.scheduler import gang_members
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.judging import judge, lost
 from broker.scheduler.log_lines import line
@@ -31,17 +32,25 @@ JOB_STATES: dict[type[Decision], JobState] = {
 }
 
 
-def lose(turn: Turn, job_ids: list[str], cause: Cause, message: str, *, stop: bool = False) -> int:
-    """Take back the attempts of these jobs, and do with each job what the rules say.
+def lose(turn: Turn, holders: list[str], cause: Cause, message: str, *, stop: bool = False) -> int:
+    """Take back the attempts that these hold their places for, and do with each job what the rules say.
 
     With `stop` their nodes are told to end what they run. Returns how many attempts were taken back.
     """
+    found = [turn.memory.live[name] for name in holders]
+    members = [live for live in found if live.gang]
+    taken = gang_members.take_back(turn, members, cause, message, stop=stop) if members else 0
+    taken += _lose(turn, [live.job_id for live in found if not live.gang], cause, message, stop)
+    turn.counts["lost"] += taken
+    return taken
+
+
+def _lose(turn: Turn, job_ids: list[str], cause: Cause, message: str, stop: bool) -> int:
     alike: dict[Decision, list[str]] = defaultdict(list)
     for job_id, verdict in judge(turn, {id: lost(turn, id, cause, message) for id in job_ids}).items():
         alike[verdict.decision].append(job_id)
     taken = sum(_take_back(turn, ids, decision, cause, message, stop) for decision, ids in alike.items())
     failpoints.hit("scheduler.losing")
-    turn.counts["lost"] += taken
     return taken
 
 

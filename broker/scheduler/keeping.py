@@ -37,7 +37,9 @@ def sentences(memory: Memory, waiting: Waiting, start_by: datetime | None) -> li
 def _own(memory: Memory, claim: Claim) -> str:
     name = memory.cluster.node(claim.node_id).name if claim.node_id in memory.cluster else claim.node_id
     awaited = sorted(id for id in claim.awaited if id in memory.live)
-    jobs = ", ".join(awaited[:_NAMED]) + (f" and {len(awaited) - _NAMED} more" if len(awaited) > _NAMED else "")
+    jobs = ", ".join(memory.live[name].job_id for name in awaited[:_NAMED]) + (
+        f" and {len(awaited) - _NAMED} more" if len(awaited) > _NAMED else ""
+    )
     if claim.clearing:
         return f"Node {name} is being cleared for it: job {jobs} gives its place back."
     if claim.starts_at is not None:

@@ -23,7 +23,7 @@ import redis
 from celery import Celery
 from sqlalchemy import Connection, Engine
 
-from broker.scheduler import accepting, commands, placing, preempting, reports, unblocking
+from broker.scheduler import accepting, commands, gang_ends, gang_members, placing, preempting, reports, unblocking
 from broker.scheduler.duties.chord_parts import ChordParts
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
@@ -175,6 +175,7 @@ class Leader:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)
             preempting.restore(tx, self.memory, self.settings)
+            gang_members.restore(self.memory, self.settings)
             failpoints.hit("scheduler.loading")
         # What was loaded stays, and is no garbage: a million waiting jobs would be looked through again and again.
         gc.freeze()
@@ -230,6 +231,7 @@ class Leader:
         with fenced(self._connection, self.epoch) as tx:
             turn = Turn(tx, self.epoch, self.memory, outbox, self.settings)
             yield turn
+            gang_ends.settle(turn)
             unblocking.unblock(turn)
             self.memory.admit_members()
             self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN

@@ -11,10 +11,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -26,18 +26,20 @@ from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
 from broker.scheduler.dependencies import Dependencies
 from broker.scheduler.fair_share import HALF_LIFE_SECONDS, FairShare
+from broker.scheduler.holder import holder
 from broker.scheduler.limits import Limits, OwnerLimits, too_many_submissions, too_many_waiting
 from broker.scheduler.messages import Arrival
 from broker.scheduler.opening import Opening
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.quotas import Quota
+from broker.scheduler.shares import taken_together
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import LimitReached
-from cyxwiz_tasks.protocol import Stop
+from cyxwiz_tasks.protocol import Ended, Stop
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import arrays, attempts, dependencies, jobs, limits, quotas, schedules, usage
+from db import arrays, attempts, dependencies, gangs, jobs, limits, quotas, schedules, usage
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -45,9 +47,9 @@ _PRIORITIES = tuple(Priority)
 _ROWS_BETWEEN_CALLS = 20_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Live:
-    """An attempt under way. Moments are of `time.monotonic()`."""
+    """An attempt under way, or one member of a gang's. Moments are of `time.monotonic()`."""
 
     token: int
     number: int
@@ -64,11 +66,41 @@ class Live:
     #: what its node was told, and when for the last time
     stop: Stop | None = None
     stop_said_at: float = 0.0
+    #: of a gang: which member this is, all of them by rank, and how this one ended, while others have not
+    rank: int = 0
+    gang: tuple[Live, ...] = ()
+    ended: MemberEnd | None = None
+    #: it was told to end because another member had ended, and for nothing else
+    follows: bool = False
+
+    @property
+    def job_id(self) -> str:
+        return self.waiting.job_id
+
+    @property
+    def holder(self) -> str:
+        """The name under which it holds its place."""
+        return holder(self.waiting.job_id, self.rank)
+
+    @property
+    def together(self) -> tuple[Live, ...]:
+        """All that begin and end with it: the members of its gang, or itself alone."""
+        return self.gang or (self,)
 
     @property
     def must_end(self) -> bool:
         """Whether it was cancelled, or told to end for another reason."""
         return self.cancel_asked or self.stop is not None
+
+
+class MemberEnd(NamedTuple):
+    """How a member of a gang ended."""
+
+    report: Ended
+    #: the whole gang had been told to end before, so what it says is no reason of its own
+    was_told: bool = False
+    #: its node did not say so: the scheduler took its place back
+    taken_back: bool = False
 
 
 class Memory:
@@ -84,7 +116,7 @@ class Memory:
         self.backlog = Backlog(self.shares)
         self.claims = Claims(self.cluster)
         self.placer = Placer(self.cluster, self.backlog, self.claims)
-        #: attempts under way, by job
+        #: attempts under way, by what holds their place: the job, and for other members of gangs see `holder`
         self.live: dict[str, Live] = {}
         #: jobs that wait for their `not_before`
         self.delayed: dict[str, Waiting] = {}
@@ -125,8 +157,9 @@ class Memory:
         self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
         for job_id, array_id, at_most, rule in arrays.members(tx):
             self.arrays.join(job_id, array_id, at_most, SuccessiveHalving(**rule) if rule else None)
+        members = gangs.live(tx)
         for attempt in attempts.live(tx):
-            self._restore(attempt)
+            self._restore(attempt, members.get(attempt.job_id, ()))
         for job_id, on_id in dependencies.unmet(tx):
             self.dependencies.expect(job_id, on_id)
         self.expect_firing(schedules.next_in_seconds(tx))
@@ -145,7 +178,7 @@ class Memory:
         """The next schedule is due so long from now; None: there is none."""
         self.next_firing = time.monotonic() + in_seconds if in_seconds is not None else math.inf
 
-    def _restore(self, attempt: attempts.Live) -> None:
+    def _restore(self, attempt: attempts.Live, members: Sequence[gangs.Member]) -> None:
         resources = tightened(Resources.parse(attempt.resources), attempt.learned)
         waiting = Waiting(
             attempt.job_id,
@@ -172,11 +205,36 @@ class Memory:
             cancel_asked=attempt.cancel_requested,
         )
         self.deadlines.expect(attempt.job_id, attempt.deadline_in_seconds)
+        self.arrays.take_place(attempt.job_id)
+        if members:
+            self._restore_gang(self.live[attempt.job_id], members)
+            return
         gpus = 0 if resources.shared else len(attempt.gpus)
         self.backlog.charge(waiting, (gpus, attempt.gpu_memory_bytes, attempt.cpus, attempt.ram_bytes))
-        self.arrays.take_place(attempt.job_id)
         if attempt.node_id in self.cluster:
             self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
+
+    def _restore_gang(self, lead: Live, members: Sequence[gangs.Member]) -> None:
+        """`lead` is what the record says of the whole attempt."""
+        demand, found = demand_of(lead.waiting.resources), []
+        for member in members:
+            live = replace(
+                lead,
+                token=member.token,
+                node_id=member.node_id,
+                incarnation=member.incarnation,
+                gpus=member.gpus,
+                running=member.started,
+                rank=member.rank,
+                ended=MemberEnd(Ended.model_validate(member.report)) if member.report is not None else None,
+            )
+            found.append(live)
+            self.live[live.holder] = live
+            if live.node_id in self.cluster:
+                self.cluster.take(live.node_id, live.holder, demand, live.gpus)
+        for live in found:
+            live.gang = tuple(found)
+        self.backlog.charge(lead.waiting, taken_together(demand, [member.gpu_memory_bytes for member in members]))
 
     # Waiting jobs ---------------------------------------------------------------------------------------------
 
@@ -278,7 +336,7 @@ class Memory:
     def assigned(self, placement: Placement, token: int, number: int) -> Live:
         """A placement was recorded; its place is booked in the cluster already."""
         now = time.monotonic()
-        live = self.live[placement.job_id] = Live(
+        live = self.live[holder(placement.job_id, placement.rank)] = Live(
             token,
             number,
             placement.node_id,
@@ -289,28 +347,44 @@ class Memory:
             assigned_at=now,
             publications=1,
             published_at=now,
+            rank=placement.rank,
         )
         return live
 
+    def assigned_gang(self, placement: Placement, tokens: Sequence[int], number: int) -> Live:
+        """The same for a gang, whose members have these tokens, by rank. Returns the one of rank 0."""
+        members = [
+            self.assigned(member, token, number) for member, token in zip(placement.members, tokens, strict=True)
+        ]
+        for live in members:
+            live.gang = tuple(members)
+        return members[0]
+
     def ended(self, job_id: str) -> Live | None:
-        """An attempt is over and its place free; None if there was none."""
+        """An attempt is over, all members of a gang with it, and its place free; None if there was none."""
+        live = self.live.pop(job_id, None)
         self.cluster.release(job_id)
+        for member in live.gang[1:] if live is not None else ():
+            self.cluster.release(member.holder)
+            del self.live[member.holder]
         self.backlog.discharge(job_id)
         self.arrays.leave_place(job_id)
-        return self.live.pop(job_id, None)
+        return live
 
     def settle(self) -> None:
         """Let time pass for who has had how much of the cluster."""
         self.backlog.settle(time.monotonic(), self.cluster.totals)
 
     def of_token(self, job_id: str, token: int) -> Live | None:
-        """The job's attempt if `token` is its current one."""
+        """The job's attempt if `token` is its current one, or that of a member of its gang."""
         live = self.live.get(job_id)
-        return live if live is not None and live.token == token else None
+        if live is None or live.token == token:
+            return live
+        return next((member for member in live.gang if member.token == token), None)
 
-    def end_of(self, job_id: str) -> float | None:
-        """When (monotonic) a job's attempt will have ended at the latest; None: nobody knows."""
-        live = self.live.get(job_id)
+    def end_of(self, holder: str) -> float | None:
+        """When (monotonic) an attempt will have ended at the latest; None: nobody knows."""
+        live = self.live.get(holder)
         if live is None:
             return None
         now = time.monotonic()
@@ -319,13 +393,15 @@ class Memory:
             moments.append(live.stop_said_at + live.stop.grace_seconds)
         if live.waiting.time_limit_seconds is not None:
             moments.append(live.assigned_at + live.waiting.time_limit_seconds)
-        if (left_seconds := self.deadlines.left_seconds(job_id)) is not None:
+        if (left_seconds := self.deadlines.left_seconds(live.job_id)) is not None:
             moments.append(now + left_seconds)
         return max(now, min(moments) + ENDING_SECONDS) if moments else None
 
     def on_node(self, node_id: str) -> Iterator[tuple[str, Live]]:
-        """Job and attempt of everything that is placed on one node."""
-        return ((job_id, live) for job_id, live in list(self.live.items()) if live.node_id == node_id)
+        """Holder and attempt of everything that is placed on one node, and has not ended there."""
+        return (
+            (name, live) for name, live in list(self.live.items()) if live.node_id == node_id and live.ended is None
+        )
 
 
 def waiting_job(job: jobs.Waiting) -> Waiting:

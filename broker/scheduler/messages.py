@@ -6,6 +6,7 @@ pydantic for our own header alone, and for equal headers only once.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, VERSION, Assignment, JobHeader, node_queue
+from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, TRAIN_TASK, VERSION, Assignment, JobHeader, node_queue
 from cyxwiz_tasks.resources import Resources
 
 #: a message beyond this is refused: data belongs into a data set, not into a task's arguments
@@ -124,6 +125,12 @@ def _arrival(text: str, message: dict[str, Any], headers: dict[str, Any], ours: 
     if not isinstance(body, str) or not isinstance(message.get("properties"), dict):
         raise ProtocolError("the message has no body or no properties")
     header = _header(ours)
+    if task == TRAIN_TASK and header.resources.nodes > 1:
+        raise InvalidJob(
+            "resources.nodes",
+            "a TrainingJob trains on one node",
+            "For several write a @job that calls torch.distributed.init_process_group: docs/scheduling.md",
+        )
     ours.pop("reply_to", None)
     del message["headers"], message["body"]
     time_limits = headers.get("timelimit") or (None,)
@@ -165,8 +172,6 @@ def _checked(ours: dict[str, Any]) -> JobHeader:
             "use the same release of cyxwiz-tasks on both sides"
         )
     resources = _resources(json.dumps(ours.get("resources") or {})) if "resources" in ours else _NO_RESOURCES
-    if resources.nodes > 1:
-        raise InvalidJob("resources.nodes", "a job on several nodes cannot be run yet", "leave it out")
     try:
         return JobHeader.model_validate(ours | {"resources": resources})
     except ValidationError as error:
@@ -211,9 +216,14 @@ def for_node(
     messages share a delivery tag.
     """
     queue = node_queue(assignment.node)
+    assigned = vars(assignment)
+    if assignment.gang is not None:
+        assigned = assignment.model_dump(mode="json")
+        if assignment.gang.rank:
+            headers, body = headers | {"ignore_result": True}, _without_waiters(body, properties)
     message = properties | {
         "body": body,
-        "headers": headers | {"eta": None, "expires": None, ASSIGNMENT_HEADER: vars(assignment)},
+        "headers": headers | {"eta": None, "expires": None, ASSIGNMENT_HEADER: assigned},
         "properties": properties["properties"]
         | {
             "priority": 0,
@@ -222,3 +232,11 @@ def for_node(
         },
     }
     return json.dumps(message)
+
+
+def _without_waiters(body: str, properties: dict[str, Any]) -> str:
+    """The same arguments without callbacks, chain and chord: of a gang only rank 0 has them."""
+    is_base64 = properties["properties"].get("body_encoding") == "base64"
+    args, kwargs, _ = json.loads(base64.b64decode(body) if is_base64 else body)
+    text = json.dumps([args, kwargs, {}])
+    return base64.b64encode(text.encode()).decode() if is_base64 else text

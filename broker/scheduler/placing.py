@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 
-from broker.scheduler.memory import Live
+from broker.scheduler.meeting_point import meeting_point
+from broker.scheduler.memory import Live, Memory
 from broker.scheduler.messages import for_node
 from broker.scheduler.placement import Placement
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import Assignment, Update
+from cyxwiz_tasks.protocol import Assignment, Membership, Update
 from cyxwiz_tasks.states import ASSIGNED
-from db import attempts
-from db.attempts import NewAttempt
+from db import attempts, gangs
+from db.attempts import Assigned, NewAttempt
+from db.gangs import NewMember
 from db.jobs import StoredMessage
 
 #: most jobs that one turn places; whoever is left over is placed by the next turn, which follows at once
@@ -27,6 +29,7 @@ def place(turn: Turn) -> int:
     assigned = attempts.assign(
         turn.tx, turn.epoch, [new_attempt(placement) for placement in placements], turn.settings.lease_seconds
     )
+    members = _place_members(turn, [placement for placement in placements if placement.others], assigned)
     turn.look_up(list(assigned))
     for placement in placements:
         entry = assigned.get(placement.job_id)
@@ -35,15 +38,43 @@ def place(turn: Turn) -> int:
             memory.placer.drop(placement)
             memory.arrays.leave_place(placement.job_id)
             continue
-        live = memory.assigned(placement, entry.token, entry.number)
+        if placement.others:
+            live = memory.assigned_gang(placement, members[entry.token], entry.number)
+        else:
+            live = memory.assigned(placement, entry.token, entry.number)
         announce(turn, placement, live)
-        publish(turn, placement.job_id, live)
+        for one in live.together:
+            publish(turn, one)
     turn.counts["placed"] += len(assigned)
     return len(assigned)
 
 
-def publish(turn: Turn, job_id: str, live: Live) -> None:
+def _place_members(turn: Turn, placements: list[Placement], assigned: dict[str, Assigned]) -> dict[int, list[int]]:
+    """Record the members of gangs. Returns their tokens, by rank, by that of the gang's attempt."""
+    placed = [(assigned[one.job_id].token, one) for one in placements if one.job_id in assigned]
+    tokens = gangs.place(
+        turn.tx,
+        [
+            NewMember(
+                lead,
+                member.rank,
+                member.node_id,
+                member.incarnation,
+                member.gpu_indexes,
+                member.gpu_memory_bytes,
+                member.cpus,
+                member.ram_bytes,
+            )
+            for lead, placement in placed
+            for member in placement.members
+        ],
+    )
+    return {lead: [tokens[lead, member.rank] for member in placement.members] for lead, placement in placed}
+
+
+def publish(turn: Turn, live: Live) -> None:
     """Put an attempt's message into its node's queue. The job's message must have been looked up."""
+    job_id = live.job_id
     message: StoredMessage = turn.messages[job_id]
     assignment = Assignment(
         job=job_id,
@@ -54,9 +85,21 @@ def publish(turn: Turn, job_id: str, live: Live) -> None:
         gpus=live.gpus,
         epoch=turn.epoch,
         deadline_seconds=turn.memory.deadlines.left_seconds(job_id),
+        gang=_membership(turn.memory, live) if live.gang else None,
     )
     text = for_node(message.headers, message.body, message.properties, assignment, live.publications)
     turn.outbox.to_node(live.node_id, text)
+
+
+def _membership(memory: Memory, live: Live) -> Membership:
+    able = {one.rank: memory.cluster.node(one.node_id) for one in live.gang if one.node_id in memory.cluster}
+    lead = able[0].capability if 0 in able else None
+    return Membership(
+        rank=live.rank,
+        token=live.gang[0].token,
+        nodes=tuple(able[one.rank].name if one.rank in able else one.node_id for one in live.gang),
+        address=meeting_point(lead, [node.capability for node in able.values()]) if lead is not None else None,
+    )
 
 
 def announce(turn: Turn, placement: Placement, live: Live) -> None:
@@ -64,6 +107,8 @@ def announce(turn: Turn, placement: Placement, live: Live) -> None:
     if turn.wants_result(job_id):
         turn.outbox.state(job_id, ASSIGNED, {"node": node, "attempt": live.number})
     why = f"{node} has the best score, {placement.score:.2f}"
+    if placement.others:
+        why = f"{', '.join(member.node_name for member in placement.members)} take its {len(placement.members)} members"
     if placement.runners_up:
         why += "; next: " + ", ".join(f"{other.name} {other.score:.2f}" for other in placement.runners_up)
     if placement.last_resort:
@@ -88,5 +133,6 @@ def new_attempt(placement: Placement) -> NewAttempt:
             "parts": {name: round(part, 4) for name, part in placement.parts._asdict().items() if part is not None},
             "next": [[other.name, round(other.score, 4)] for other in placement.runners_up],
             **({"last_resort": True} if placement.last_resort else {}),
+            **({"gang": [member.node_name for member in placement.members]} if placement.others else {}),
         },
     )

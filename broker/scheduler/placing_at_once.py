@@ -49,7 +49,7 @@ def place_at_once(turn: Turn, batches: Sequence[Batch]) -> bool:
         turn.messages[arrival.id] = StoredMessage(arrival.headers, arrival.body, arrival.properties)
         live = turn.memory.assigned(placement, token, 1)
         announce(turn, placement, live)
-        publish(turn, arrival.id, live)
+        publish(turn, live)
         turn.outbox.recorded(arrival.header.reply_to, arrival.id)
     turn.counts["accepted"] = turn.counts["placed"] = len(plain)
     return True
@@ -67,7 +67,7 @@ def _plain(batches: Sequence[Batch]) -> list[tuple[Arrival, NewJob]]:
 
 def _is_plain(arrival: Arrival, job: NewJob) -> bool:
     times = (job.not_before, job.expires_at, job.start_by_seconds, job.deadline_seconds)
-    gated = arrival.header.after or arrival.header.array
+    gated = arrival.header.after or arrival.header.array or arrival.header.resources.nodes > 1
     return not (arrival.retries or gated or job.idempotency_key) and all(time is None for time in times)
 
 

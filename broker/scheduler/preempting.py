@@ -30,9 +30,10 @@ def clear(turn: Turn, waiting: Waiting, clearing: Clearing, reason: str | None =
     """Ask the victims to leave, and keep what they give back for the job that waits."""
     live = turn.memory.live
     reason = reason or f"its place is needed by job {waiting.job_id}, whose priority is {waiting.priority}"
-    for job_id in clearing.victims:
-        stopping.preempt(turn, job_id, live[job_id], reason)
-    noted = [Preemption(job_id, live[job_id].token, waiting.job_id) for job_id in clearing.victims]
+    victims = [live[name].together[0] for name in clearing.victims]
+    for victim in victims:
+        stopping.preempt(turn, victim, reason)
+    noted = [Preemption(victim.job_id, victim.token, waiting.job_id) for victim in victims]
     if noted:
         preemptions.note(turn.tx, turn.epoch, noted)
     turn.memory.claims.clear(waiting, clearing)
@@ -50,8 +51,9 @@ def restore(tx: Connection, memory: Memory, settings: Settings) -> None:
         live = memory.of_token(asked.job_id, asked.token)
         if live is not None and not live.must_end:
             reason = f"its place is needed by job {asked.claimant}"
-            live.stop, live.stop_said_at = stopping.preemption(asked.job_id, live, reason, settings), -math.inf
-        if live is not None:
+            for one in live.together:
+                one.stop, one.stop_said_at = stopping.preemption(one, reason, settings), -math.inf
+        if live is not None and not live.gang:  # nobody knows any more which of its nodes was wanted
             awaited[asked.claimant].append(asked.job_id)
     for claimant, victims in awaited.items():
         waiting, node = memory.backlog.find(claimant), memory.cluster.node_of(victims[0])

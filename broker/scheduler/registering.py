@@ -59,7 +59,7 @@ def register(turn: Turn, report: Register) -> None:
         turn.outbox.reply(report.reply_to, ReportReply(committed=False, message=str(error)))
         return
     if registered.incarnation_before not in (None, report.incarnation):
-        gone = [id for id, live in turn.memory.on_node(report.node) if live.token not in report.running]
+        gone = [name for name, live in turn.memory.on_node(report.node) if live.token not in report.running]
         if gone:
             died(turn, report.node, registered.incarnation_before or "", "its agent died with jobs on it")
         lose(turn, gone, Cause.NODE_LOST, f"node {report.name} started anew")
@@ -82,7 +82,7 @@ def give_up(turn: Turn, node_id: str, state: NodeState) -> None:
     """A node is lost or has left: its attempts are taken back, and it gets nothing more until it registers again."""
     name = turn.memory.cluster.node(node_id).name
     nodes.mark(turn.tx, turn.epoch, node_id, state, Cause.NODE_LOST if state == NodeState.LOST else None)
-    gone = [job_id for job_id, _ in turn.memory.on_node(node_id)]
+    gone = [name for name, _ in turn.memory.on_node(node_id)]
     if gone and state == NodeState.LOST:
         died(turn, node_id, turn.memory.cluster.node(node_id).incarnation, "it went silent with jobs on it")
     why = "has left" if state == NodeState.LEFT else "went silent"
@@ -96,10 +96,10 @@ def give_up(turn: Turn, node_id: str, state: NodeState) -> None:
 
 def _stop_what_is_not_current(turn: Turn, report: Register) -> None:
     """A node that was given up may run what others have by now; and it may not have heard that a job was cancelled."""
-    current = {live.token: (job_id, live) for job_id, live in turn.memory.on_node(report.node)}
+    current = {live.token: live for _, live in turn.memory.on_node(report.node)}
     for token in report.running:
         if token not in current:
             turn.outbox.control(report.node, Stop(job="", token=token, grace_seconds=0))
-    for job_id, live in current.values():
+    for live in current.values():
         if live.must_end:
-            stopping.repeat(turn, job_id, live)
+            stopping.repeat(turn, live)

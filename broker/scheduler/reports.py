@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from broker.scheduler import attempt_ends
+from broker.scheduler import attempt_ends, gang_members
 from broker.scheduler.log_lines import line
 from broker.scheduler.registering import left, register
 from broker.scheduler.standing import suspect
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.protocol import REPORT, Ended, Left, Metrics, Register, ReportReply, Started
-from db import attempts, metrics
+from db import attempts, gangs, metrics
 from db.attempts import Start
 from db.metrics import NewMetric
 from db.rows import clean
@@ -54,10 +54,14 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
 def started(turn: Turn, reports: list[Started]) -> None:
     starts = _valid(turn, reports, lambda r: Start(r.job, r.token, r.node, r.pid, r.device))
     moved = attempts.start(turn.tx, turn.epoch, [start for _, start in starts])
-    for report, _ in starts:
+    of_members: list[Start] = []
+    for report, start in starts:
         live = turn.memory.of_token(report.job, report.token)
         if live is not None:
             live.running = True
+            if live.gang:
+                of_members.append(start)
+    gangs.start(turn.tx, of_members)
     turn.counts["started"] += len(moved)
 
 
@@ -68,7 +72,7 @@ def told(turn: Turn, reports: list[Metrics]) -> None:
 
 
 def ended(turn: Turn, reports: list[Ended]) -> None:
-    ends = attempt_ends.judged(turn, reports)
+    ends = attempt_ends.judged(turn, gang_members.sort_out(turn, reports))
     endings = _valid(turn, ends, attempt_ends.ending)
     settled = attempts.end(turn.tx, turn.epoch, [ending for _, ending in endings])
     suspects: list[tuple[int, str]] = []

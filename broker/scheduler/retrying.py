@@ -15,7 +15,7 @@ from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, Stop
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
-from db import attempts, jobs
+from db import attempts, gangs, jobs
 from db.attempts import Ending
 from db.jobs import Accepted, StoredMessage
 
@@ -59,8 +59,11 @@ def _end_attempt(turn: Turn, job_id: str, message: str) -> bool:
     ending = Ending(job_id, live.token, live.node_id, AttemptState.FAILED, JobState.PENDING, Cause.ERROR, message)
     [settled] = attempts.end(turn.tx, turn.epoch, [ending])
     turn.memory.ended(job_id)
+    if live.gang:
+        gangs.close(turn.tx, [live.token])
     # Its process has ended before it published the retry; this stops one that was placed again in the meantime.
-    turn.outbox.control(live.node_id, Stop(job=job_id, token=live.token, grace_seconds=0))
+    for one in live.together:
+        turn.outbox.control(one.node_id, Stop(job=job_id, token=one.token, grace_seconds=0))
     if settled.job_state == JobState.CANCELLED:
         finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, "cancelled before its next try")
     return settled.job_state == JobState.PENDING

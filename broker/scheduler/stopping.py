@@ -17,22 +17,39 @@ from cyxwiz_tasks.settings import Settings
 _PATIENCE_SECONDS = 5.0
 
 
-def cancel(turn: Turn, job_id: str, live: Live) -> None:
-    """Tell an attempt's node that its job was cancelled. Said again, it does no harm."""
-    live.cancel_asked = True
-    _say(turn, live, Stop(job=job_id, token=live.token, grace_seconds=turn.settings.stop_grace_seconds))
+def cancel(turn: Turn, live: Live) -> None:
+    """Tell an attempt's node, or those of a gang, that its job was cancelled. Said again, it does no harm."""
+    for one in live.together:
+        one.cancel_asked = True
+        if one.ended is None:
+            _say(turn, one, Stop(job=one.job_id, token=one.token, grace_seconds=turn.settings.stop_grace_seconds))
 
 
-def preempt(turn: Turn, job_id: str, live: Live, reason: str) -> None:
-    """Tell an attempt's node that it must give its place back, unless it was told to end before."""
-    if live.stop is None:
-        _say(turn, live, preemption(job_id, live, reason, turn.settings))
+def preempt(turn: Turn, live: Live, reason: str) -> None:
+    """Tell an attempt's node, or those of a gang, that it must give its place back; whoever was told to end is not."""
+    for one in live.together:
+        if one.stop is None and one.ended is None:
+            _say(turn, one, preemption(one, reason, turn.settings))
 
 
-def preemption(job_id: str, live: Live, reason: str, settings: Settings) -> Stop:
+def preemption(live: Live, reason: str, settings: Settings) -> Stop:
     """What a node is told of an attempt that must give its place back."""
     grace = settings.preempt_grace_seconds
-    return Stop(job=job_id, token=live.token, outcome="preempted", grace_seconds=grace, reason=reason)
+    return Stop(job=live.job_id, token=live.token, outcome="preempted", grace_seconds=grace, reason=reason)
+
+
+def end_with(turn: Turn, ended: Live, reason: str) -> None:
+    """A member of a gang has ended: tell the nodes of all others that were not told yet."""
+    for one in ended.gang:
+        if one.stop is None and one.ended is None:
+            one.follows = True
+            _say(turn, one, following(one, reason, turn.settings))
+
+
+def following(live: Live, reason: str, settings: Settings) -> Stop:
+    """What a node is told of a member whose gang cannot go on."""
+    grace = settings.stop_grace_seconds
+    return Stop(job=live.job_id, token=live.token, outcome="preempted", grace_seconds=grace, reason=reason)
 
 
 def is_overdue(live: Live) -> bool:
@@ -42,10 +59,10 @@ def is_overdue(live: Live) -> bool:
     return time.monotonic() - live.stop_said_at > live.stop.grace_seconds + _PATIENCE_SECONDS
 
 
-def repeat(turn: Turn, job_id: str, live: Live) -> None:
+def repeat(turn: Turn, live: Live) -> None:
     """Say once more what an attempt's node was told."""
     if live.stop is None:
-        cancel(turn, job_id, live)
+        cancel(turn, live)
     else:
         _say(turn, live, live.stop)
 

@@ -35,6 +35,8 @@ class Turn:
     questions: list[Why] = field(default_factory=list)
     #: jobs that have ended in this turn, and their arrays, whose dependents have not been looked at
     over: list[str] = field(default_factory=list)
+    #: jobs on several nodes of which the last member has ended in this turn
+    gangs_over: list[str] = field(default_factory=list)
     #: what happened, for the log
     counts: Counter[str] = field(default_factory=Counter)
 

@@ -11,8 +11,9 @@ from cyxwiz_tasks.client import Client
 @click.command(short_help="Show what a job writes.")
 @click.argument("id")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
-def command(id: str, follow: bool) -> None:
+@click.option("--rank", type=click.IntRange(0), default=0, help="Of a job on several nodes, which member.")
+def command(id: str, follow: bool, rank: int) -> None:
     """Show what a job and its child processes write to their output."""
     with Client() as client:
-        for text in client.get(find_id(client, id)).logs(follow=follow):
+        for text in client.get(find_id(client, id)).logs(follow=follow, rank=rank):
             click.echo(text, nl=False)

@@ -20,6 +20,7 @@ _UUID_CHARACTERS = 36
 _SEARCHED_JOBS = 1000
 
 _RESOURCE_HELP = {
+    "nodes": "So many nodes at once: a gang.",
     "gpus": "GPUs for this job alone.",
     "gpu_memory": "Of each GPU: 24GB.., 24GB..80GB.",
     "gpu_model": "Names: A100|H100*.",
@@ -62,7 +63,9 @@ def resource_options(function: Function) -> Function:
         if name == "shared":
             added = click.option(flag, name, is_flag=True, default=None, help=text)(added)
         else:
-            added = click.option(flag, name, metavar="N" if name in ("gpus", "cpus") else "TEXT", help=text)(added)
+            added = click.option(flag, name, metavar="N" if name in ("nodes", "gpus", "cpus") else "TEXT", help=text)(
+                added
+            )
     return added  # type: ignore[no-any-return]
 
 

@@ -35,6 +35,8 @@ class JobContext:
         token: int,
         cache: Path,
         data_roots: tuple[Path, ...],
+        rank: int = 0,
+        nodes: tuple[str, ...] = ("",),
     ) -> None:
         self._pipe = pipe
         self._pid = os.getpid()
@@ -55,6 +57,14 @@ class JobContext:
         self.cache = cache
         #: the folders below which local data sets may lie
         self.data_roots = data_roots
+        #: of a gang: which member this is, and the names of all members' nodes, by rank
+        self.rank = rank
+        self.nodes = nodes
+
+    @property
+    def world_size(self) -> int:
+        """How many members the gang has, each on a node of its own; 1 for a job on one node."""
+        return len(self.nodes)
 
     @property
     def should_stop(self) -> bool:
@@ -68,8 +78,8 @@ class JobContext:
     def report(self, **values: Any) -> None:
         """Publish progress: numbers, texts, booleans. Tensors and arrays of one element count as their number.
 
-        Costs microseconds. Raises ValueError above 32 KB, TypeError for what JSON cannot carry, RuntimeError in a
-        process that the job forked.
+        Of a gang only what rank 0 reports is published: it speaks for the job. Costs microseconds. Raises ValueError
+        above 32 KB, TypeError for what JSON cannot carry, RuntimeError in a process that the job forked.
         """
         frame = progress_frame(values)
         self._must_be_the_jobs_process("ctx.report")
@@ -78,11 +88,14 @@ class JobContext:
     def checkpoint(self, *, step: int, **state: Any) -> bool:
         """Save where the job is: tensors, state_dicts, numbers, texts, and containers of them.
 
-        Returns False, and says so in the log and as a report, where it could not be written (a full disk, say): what
-        was saved before is still there, and the job should go on. Raises TypeError that names what cannot be saved,
-        and RuntimeError in a process that the job forked.
+        Of a gang rank 0 saves; for all others this does nothing and returns True. Returns False, and says so in the log
+        and as a report, where it could not be written (a full disk, say): what was saved before is still there, and the
+        job should go on. Raises TypeError that names what cannot be saved, and RuntimeError in a process that the job
+        forked.
         """
         self._must_be_the_jobs_process("ctx.checkpoint")
+        if self.rank:
+            return True
         began = time.monotonic()
         try:
             made = self._checkpoints.save(step, state)
@@ -98,8 +111,9 @@ class JobContext:
     def restore(self) -> dict[str, Any] | None:
         """What `checkpoint` saved last, on whatever node: `step` and the state by its names, tensors on the CPU.
 
-        None if nothing was saved. A checkpoint that is damaged is passed over for the one before it, with a line in
-        the log. Raises CheckpointUnusable for one that this node's version of torch cannot read.
+        All members of a gang get what rank 0 saved in an earlier attempt. None if nothing was saved. A checkpoint that
+        is damaged is passed over for the one before it, with a line in the log. Raises CheckpointUnusable for one that
+        this node's version of torch cannot read.
         """
         return self._checkpoints.load()
 
@@ -123,9 +137,15 @@ class LocalContext:
     artifacts: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cyxwiz-artifacts-")))
     cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"cyxwiz-cache-{os.getuid()}")
     data_roots: tuple[Path, ...] = field(default_factory=lambda: (Path.cwd(),))
+    rank: int = 0
+    nodes: tuple[str, ...] = ("local",)
     should_stop: bool = False
     on_report: Callable[[dict[str, Any]], None] | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def world_size(self) -> int:
+        return len(self.nodes)
 
     def report(self, **values: Any) -> None:
         """Keep the values as a node would send them. Raises what `JobContext.report` raises."""

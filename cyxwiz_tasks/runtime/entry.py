@@ -20,6 +20,7 @@ from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.runtime.context import JobContext
 from cyxwiz_tasks.runtime.exception_cause import cause_of
+from cyxwiz_tasks.runtime.gang_environment import gang_environment
 from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Frame, Pipe, decode_value, encode_value
 from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
 from cyxwiz_tasks.runtime.rehearsal import rehearse
@@ -106,6 +107,8 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
     # Before anything initialises CUDA: it reads these once.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
+    if (gang := job["gang"]) is not None:
+        os.environ.update(gang_environment(gang))
     for name in ("folder", "artifacts", "cache"):
         os.makedirs(job[name], exist_ok=True)
     os.chdir(job["folder"])
@@ -120,6 +123,8 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
         token=job["token"],
         cache=Path(job["cache"]),
         data_roots=tuple(map(Path, job["data_roots"])),
+        rank=gang["rank"] if gang is not None else 0,
+        nodes=tuple(gang["nodes"]) if gang is not None else (job["node"],),
     )
 
 

@@ -51,6 +51,7 @@ def _frame(folder: str) -> Frame:
         "job": "",
         "attempt": 1,
         "token": 0,
+        "gang": None,
         "device": "cpu",
         "gpus": [],
         "threads": 1,

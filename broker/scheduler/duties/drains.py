@@ -29,7 +29,7 @@ class Drains(Duty):
         draining_nodes = {node.node_id: node for node in cluster if node.cordon == Cordon.DRAINING}
         busy = {node_id for node_id, node in draining_nodes.items() if node.holdings}
         self._say_drained(set(draining_nodes) - busy)
-        if not any(one.node_id in busy and one.stop is None for one in live.values()):
+        if not any(one.node_id in busy and one.stop is None and one.ended is None for one in live.values()):
             return {}
         with self.leader.turn() as turn:
             asked = draining.empty(turn, busy.intersection(nodes.drains_due(turn.tx)))

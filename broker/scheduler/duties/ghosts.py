@@ -68,7 +68,7 @@ class Ghosts(Duty):
         lengths = dict(zip(asked, pipe.execute(), strict=True))
         if not any(lengths.values()):
             return 0
-        unstarted = [live for live in self.leader.memory.live.values() if not live.running]
+        unstarted = [live for live in self.leader.memory.live.values() if not live.running and live.ended is None]
         placed, tokens = Counter(live.node_id for live in unstarted), {live.token for live in unstarted}
         return sum(
             self._remove_stale(node_id, tokens) for node_id, length in lengths.items() if length > placed[node_id]

@@ -35,7 +35,7 @@ class GiveBack(Preempt):
         jobs = victims = 0
         with self.leader.turn() as turn:
             most = self.leader.settings.quota_preemptions
-            often = [job_id for job_id, live in memory.live.items() if live.number > most]
+            often = [live.job_id for live in memory.live.values() if live.number > most and not live.rank]
             for waiting, clearing in self._clearings_for(owners, recorded.times_preempted(turn.tx, often)):
                 reason = f"project {waiting.project} wants back what it owns, for job {waiting.job_id}"
                 preempting.clear(turn, waiting, clearing, reason)
@@ -50,6 +50,7 @@ class GiveBack(Preempt):
             self.leader.memory.shares.quotas.is_own(queue.project, queue.amounts)
             and not queue.is_full
             and queue.head is not None
+            and queue.resources.nodes == 1
         )
 
     def _clearings_for(self, owners: list[Queue], preempted: dict[str, int]) -> list[tuple[Waiting, Clearing]]:
@@ -104,8 +105,12 @@ class GiveBack(Preempt):
                 job_id,
                 live.waiting.project,
                 _amounts(live.waiting),
-                Holder(live.waiting.priority.rank, (now - live.assigned_at) * live.number, live.must_end),
-                preempted.get(job_id, 0),
+                Holder(
+                    live.waiting.priority.rank,
+                    (now - live.assigned_at) * live.number * len(live.together),
+                    live.must_end,
+                ),
+                preempted.get(live.job_id, 0),
             )
             for job_id, live in self.leader.memory.live.items()
         ]

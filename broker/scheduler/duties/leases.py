@@ -45,6 +45,10 @@ class Leases(Duty):
             attempts.renew(turn.tx, known, lease_seconds)
             failpoints.hit("scheduler.renewing")
             overdue = set(attempts.overdue(turn.tx))
-            gone = [job_id for job_id, attempt in live.items() if attempt.token in overdue]
+            # Only rank 0 of a gang has a lease in the record: it is the whole attempt's.
+            there = set(known)
+            gone = [
+                name for name, one in live.items() if one.token in overdue or (one.rank and one.node_id not in there)
+            ]
             lost = lose(turn, gone, Cause.NODE_LOST, "its node is not known any more")
         return {"lost": lost}

@@ -51,7 +51,7 @@ class Preempt(Duty):
     def _spared(self, turn: Turn) -> set[str]:
         """Jobs that have given their place back so often that they are left alone."""
         limit = self.leader.settings.preempt_limit
-        tried = [job_id for job_id, live in self.leader.memory.live.items() if live.number > limit]
+        tried = [live.job_id for live in self.leader.memory.live.values() if live.number > limit and not live.rank]
         return {job_id for job_id, times in quotas.times_preempted(turn.tx, tried).items() if times >= limit}
 
     def _clearings(self, spared: set[str]) -> list[tuple[Waiting, Clearing]]:
@@ -63,17 +63,17 @@ class Preempt(Duty):
             return []
         now = time.monotonic()
         holders = {
-            job_id: Holder(
-                UNTOUCHED if job_id in spared else live.waiting.priority.rank,
+            name: Holder(
+                UNTOUCHED if live.job_id in spared else live.waiting.priority.rank,
                 # One that was tried often has more to lose than its last attempt.
-                (now - live.assigned_at) * live.number,
+                (now - live.assigned_at) * live.number * len(live.together),
                 live.must_end,
             )
-            for job_id, live in memory.live.items()
+            for name, live in memory.live.items()
         }
         for queue in urgent:
-            if queue.is_full:
-                continue  # it is no place that it waits for
+            if queue.is_full or queue.resources.nodes > 1:
+                continue  # it is no place that it waits for, or takes several, and nobody's
             nodes: list[tuple[Node, Wanted]] | None = None
             for waiting in queue.first(_JOBS):
                 if len(found) == _JOBS:

@@ -23,6 +23,7 @@ from cyxwiz_tasks.states import Cause
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
+    from broker.scheduler.memory import Live
 
 _TELLINGS = 3
 #: how many nodes one run looks at, by turns: what it costs does not grow with their number
@@ -45,9 +46,9 @@ class Reconcile(Duty):
         if not tellings:
             return {}
         placed: dict[str, dict[int, str]] = defaultdict(dict)
-        for job_id, live in self.leader.memory.live.items():
+        for name, live in self.leader.memory.live.items():
             if live.node_id in tellings:
-                placed[live.node_id][live.token] = job_id
+                placed[live.node_id][live.token] = name
         zombies: list[tuple[str, int]] = []
         missing: list[str] = []
         overdue: list[str] = []
@@ -59,7 +60,7 @@ class Reconcile(Duty):
                 else:
                     zombies.append((node_id, token))
             running = [here[token] for token in telling.tokens if token in here]
-            overdue += [job_id for job_id in running if stopping.is_overdue(self.leader.memory.live[job_id])]
+            overdue += [name for name in running if stopping.is_overdue(self.leader.memory.live[name])]
         if zombies or missing or overdue:
             self._act(zombies, missing, overdue)
         return {"zombies": len(zombies), "missing": len(missing), "told_again": len(overdue)}
@@ -69,8 +70,9 @@ class Reconcile(Duty):
             for node_id, token in zombies:
                 turn.outbox.control(node_id, Stop(job="", token=token, grace_seconds=0))
             lose(turn, missing, Cause.NODE_LOST, "its node does not know it any more", stop=True)
-            for job_id in overdue:
-                stopping.repeat(turn, job_id, turn.memory.live[job_id])
+            for name in overdue:
+                if (live := turn.memory.live.get(name)) is not None:
+                    stopping.repeat(turn, live)
 
     def _tellings(self) -> dict[str, Running]:
         """By node, those of the next nodes in turn that nobody has compared yet."""
@@ -101,16 +103,20 @@ class Reconcile(Duty):
     def _doubtful(self, node_id: str, telling: Running, here: dict[int, str]) -> list[int]:
         """Tokens that enough tellings list although they are not current, or leave out although they run.
 
-        `here` are the node's current ones, with their jobs.
+        `here` are the node's current ones, with what holds their places.
         """
         live, listed = self.leader.memory.live, set(telling.tokens)
         odd = [token for token in listed if token not in here]
-        odd += [token for token, job_id in here.items() if token not in listed and live[job_id].running]
+        odd += [token for token, name in here.items() if token not in listed and _runs(live[name])]
         before = self._doubts.get(node_id, {})
         doubts = {token: before.get(token, 0) + 1 for token in odd}
         sure = [token for token, count in doubts.items() if count >= _TELLINGS]
         self._doubts[node_id] = {token: count for token, count in doubts.items() if count < _TELLINGS}
         return sure
+
+
+def _runs(live: Live) -> bool:
+    return live.running and live.ended is None
 
 
 def _read(text: bytes) -> Running | None:

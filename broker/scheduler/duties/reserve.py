@@ -80,7 +80,7 @@ class Reserve(Duty):
         claims = self.leader.memory.claims
         queues = islice(self.leader.memory.backlog, _KINDS)
         found = [(queue, queue.find(queue.head[1])) for queue in queues if queue.head and not queue.is_held_back]
-        found = [(queue, waiting) for queue, waiting in found if not claims.clears(waiting.job_id)]
+        found = [one for one in found if not claims.clears(one[1].job_id) and one[0].resources.nodes == 1]
         return sorted(found, key=lambda one: (-one[0].rank, one[1].job_id not in claims))
 
 

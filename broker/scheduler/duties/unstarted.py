@@ -33,19 +33,19 @@ class Unstarted(Duty):
                 live.published_at = -math.inf
 
     def run_once(self) -> dict[str, int]:
-        late = {job_id: live for job_id, live in self.leader.memory.live.items() if self._is_late(live)}
+        late = {name: live for name, live in self.leader.memory.live.items() if self._is_late(live)}
         if not late:
             return {}
-        given_up = [job_id for job_id, live in late.items() if self._is_hopeless(live)]
-        again = [job_id for job_id in late if job_id not in set(given_up)]
+        given_up = [name for name, live in late.items() if self._is_hopeless(live)]
+        again = [late[name] for name in late if name not in set(given_up)]
         with self.leader.turn() as turn:
-            turn.look_up(again)
-            for job_id in again:
-                late[job_id].publications += 1
-                late[job_id].published_at = time.monotonic()
-                publish(turn, job_id, late[job_id])
+            turn.look_up(list({live.job_id for live in again}))
+            for live in again:
+                live.publications += 1
+                live.published_at = time.monotonic()
+                publish(turn, live)
             message = f"its node did not start it within {_LIMIT_SECONDS:g} s"
-            deaf = {late[job_id].node_id for job_id in given_up if not late[job_id].cancel_asked}
+            deaf = {late[name].node_id for name in given_up if not late[name].cancel_asked}
             lost = lose(turn, given_up, Cause.NODE_LOST, message, stop=True)
             for node_id in deaf:
                 broke_jobs(turn, node_id, f"it did not start a job within {_LIMIT_SECONDS:g} s")
@@ -53,7 +53,9 @@ class Unstarted(Duty):
 
     def _is_late(self, live: Live) -> bool:
         patience_seconds = _PATIENCE_SECONDS * 2 ** (live.publications - 1)
-        return not live.running and time.monotonic() - live.published_at > patience_seconds and self._is_up(live)
+        if live.running or live.ended is not None:
+            return False
+        return time.monotonic() - live.published_at > patience_seconds and self._is_up(live)
 
     def _is_hopeless(self, live: Live) -> bool:
         # A Celery worker drops the message of a task that was revoked, without a word: then nobody will report its end.
