@@ -5,6 +5,8 @@ A place is being cleared for an urgent job (`preemption.py`), or is reserved for
 is booked as kept, so that nobody else takes it; what they hold is booked as soon as they end. Otherwise a half cleared
 place would go to whoever fits into it.
 
+A gang has a claim on each of its nodes, which stand and fall together; the gang is placed once all of them are clear.
+
 Pure: `settle` brings the books in line with what has changed since, and is called before anything is placed.
 """
 
@@ -15,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.holder import holder
 from broker.scheduler.node import Kept, Node
 from broker.scheduler.places import Wanted, fits, positions, take, takes_work, usable_gpus, without
 from broker.scheduler.preemption import Clearing
@@ -25,7 +28,7 @@ ENDING_SECONDS = 10.0
 
 
 class Claim(NamedTuple):
-    """A place on one node, kept for one waiting job."""
+    """A place on one node, kept for one waiting job, or for one member of a gang."""
 
     waiting: Waiting
     node_id: str
@@ -40,6 +43,12 @@ class Claim(NamedTuple):
     clearing: bool
     #: when the last of them ends at the latest, by the clock of whoever planned it; None: nobody knows
     starts_at: float | None = None
+    #: of a gang
+    member: int = 0
+
+    @property
+    def key(self) -> str:
+        return holder(self.waiting.job_id, self.member)
 
     @property
     def job_id(self) -> str:
@@ -83,6 +92,7 @@ class _Jobs(Protocol):
 class Claims:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        #: by job; those of a gang's other members by their keys
         self._by_job: dict[str, Claim] = {}
 
     def __len__(self) -> int:
@@ -97,6 +107,12 @@ class Claims:
     def get(self, job_id: str) -> Claim | None:
         return self._by_job.get(job_id)
 
+    def of(self, job_id: str) -> list[Claim]:
+        """All that a job has: several for a gang."""
+        first = self._by_job.get(job_id)
+        members = range(first.waiting.resources.nodes if first is not None else 0)
+        return [self._by_job[holder(job_id, member)] for member in members]
+
     def clears(self, job_id: str) -> bool:
         """Whether a place is being cleared for this job."""
         claim = self._by_job.get(job_id)
@@ -110,19 +126,20 @@ class Claims:
 
     def reserve(self, reservations: Iterable[Claim]) -> None:
         """These are reserved from now on, and no others. What is being cleared stays."""
-        new = {claim.job_id: claim for claim in reservations if not self.clears(claim.job_id)}
+        new = {claim.key: claim for claim in reservations if not self.clears(claim.job_id)}
+        places = {(claim.job_id, claim.node_id) for claim in new.values()}
         for claim in self:
             if not claim.clearing:
-                del self._by_job[claim.job_id]
+                del self._by_job[claim.key]
                 # Where the node is the same, `settle` compares what is kept with what should be.
-                if claim.job_id not in new or new[claim.job_id].node_id != claim.node_id:
+                if (claim.job_id, claim.node_id) not in places:
                     self._release(claim)
         self._by_job |= new
 
     def drop(self, job_id: str) -> None:
         """Nothing is kept for this job any more, if anything was."""
-        claim = self._by_job.pop(job_id, None)
-        if claim is not None:
+        for claim in self.of(job_id):
+            del self._by_job[claim.key]
             self._release(claim)
 
     def settle(self, waiting: _Jobs) -> list[Claim]:
@@ -134,7 +151,8 @@ class Claims:
         clear: list[Claim] = []
         for node_id in dict.fromkeys(claim.node_id for claim in self._by_job.values()):
             clear += self._settle_on(node_id, waiting)
-        return clear
+        # A gang's whose last place is gone is none any more.
+        return [claim for claim in clear if self._by_job.get(claim.key) is claim]
 
     def keep_on(self, node_id: str) -> None:
         """Something was taken on this node: keep what is left of what is to be kept there."""
@@ -157,6 +175,8 @@ class Claims:
         node = cluster.node(node_id) if node_id in cluster else None
         room = without(node, (), kept_for=node.kept) if node is not None else None
         for claim in here:
+            if claim.key not in self._by_job:
+                continue  # another member's place is gone
             if room is None or node is None or not self._stands(claim, node, room, waiting):
                 self.drop(claim.job_id)
                 continue

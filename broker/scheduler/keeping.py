@@ -22,7 +22,8 @@ def sentences(memory: Memory, waiting: Waiting, start_by: datetime | None) -> li
     """
     claim = memory.claims.get(waiting.job_id)
     if claim is not None:
-        return [_own(memory, claim), *_too_late(claim, start_by)]
+        own = _own(memory, claim) if waiting.resources.nodes == 1 else _of_gang(memory, memory.claims.of(claim.job_id))
+        return [own, *_too_late(claim, start_by)]
     found = able(memory.cluster, waiting.resources, Applicant(waiting.owner, waiting.project, waiting.priority))
     said = []
     for other in memory.claims:
@@ -49,6 +50,14 @@ def _own(memory: Memory, claim: Claim) -> str:
     return (
         f"Node {name} is kept for it: it starts once job {jobs} has ended, and without a time limit nobody knows when."
     )
+
+
+def _of_gang(memory: Memory, claims: list[Claim]) -> str:
+    names = [memory.cluster.node(one.node_id).name for one in claims if one.node_id in memory.cluster]
+    awaited = [one for one in claims if any(name in memory.live for name in one.awaited)]
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    when = _from(claims[0]) or "; without time limits nobody knows from when on"
+    return f"Nodes {shown} are kept for it{when}: on {len(awaited)} of these {len(claims)} jobs have still to end."
 
 
 def _from(claim: Claim) -> str:

@@ -6,11 +6,12 @@ for the rest of the call, since placing only ever takes capacity away, and costs
 Where places are kept for jobs that fit nowhere (`claims.py`), these get them first once they are clear; and what is
 kept is backfilled at the end, by whoever does not delay the job that it is kept for.
 
-A gang is placed on all its nodes in one step, or waits: `gang_choice.py`. It is not backfilled on what is kept.
+A gang is placed on all its nodes in one step, or waits: `gang_choice.py`. It does not backfill what is kept for others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from broker.scheduler.backlog import Backlog, Queue, Waiting
@@ -130,14 +131,34 @@ class Placer:
 
     def _place_claimants(self, placed: list[Placement], limit: int) -> None:
         """Give clear places to those for whom they were kept, whatever is due to others of the same priority."""
-        for claim in self.claims.settle(self.backlog):
+        clear = self.claims.settle(self.backlog)
+        members = Counter(claim.job_id for claim in clear)
+        for claim in clear:
             if len(placed) == limit:
                 return
+            if claim.member or members[claim.job_id] < claim.waiting.resources.nodes:
+                continue  # of a gang, the first speaks for all
+            if claim.waiting.resources.nodes > 1:
+                self._place_gang(claim, placed)
+                continue
             self.claims.drop(claim.job_id)
             node, own = self.cluster.node(claim.node_id), next(q for q in self.backlog if claim.job_id in q)
             urgent = (queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back)
             if not own.is_held_back and not any(self._room_for(queue, node) for queue in urgent):
                 self._place_on(node, claim.waiting, placed)
+
+    def _place_gang(self, claim: Claim, placed: list[Placement]) -> None:
+        """Its nodes are clear: it gets the best there are by now, unless somebody more urgent has use for one."""
+        nodes = [self.cluster.node(one.node_id) for one in self.claims.of(claim.job_id)]
+        self.claims.drop(claim.job_id)
+        own = next(queue for queue in self.backlog if claim.job_id in queue)
+        urgent = [queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back]
+        if own.is_held_back or any(self._room_for(queue, node) for queue in urgent for node in nodes):
+            return
+        candidates = self._candidates(own.resources, own.applicant)
+        if best := candidates.best(1):
+            self.backlog.remove(claim.job_id)
+            placed.append(self._book_gang(claim.waiting, candidates, best))
 
     def _claimants_placed(self, placed: list[Placement]) -> bool:
         """Whether somebody who had a claim found another place: what was kept is free then."""

@@ -8,6 +8,8 @@ is of one node, and who could never run on the nodes of those before has a line,
 attempts here have no time limit: nobody knows when they end, so they are never counted on. Where none with a limit
 makes room, the node is reserved where least is missing, and what becomes free there is kept until it is enough.
 
+A gang has its nodes reserved together: those where its members could start soonest. It starts with the last of them.
+
 Pure: moments are given, and are of any one clock.
 """
 
@@ -49,25 +51,42 @@ class _Place(NamedTuple):
 def plan(blocked: Iterable[Blocked], end_of: EndOf, now: float, current: Mapping[str, Claim]) -> list[Claim]:
     """A reservation for each of these, who come in the order of their lines; `current` are all claims, by job."""
     cleared = {claim.node_id for claim in current.values() if claim.clearing}
-    found = [_reserve(job, cleared, end_of, now, current.get(job.waiting.job_id)) for job in blocked]
-    return [claim for claim in found if claim is not None]
+    has = {job_id: {claim.node_id for claim in claims} for job_id, claims in _by_job(current).items()}
+    return [
+        claim
+        for job in blocked
+        for claim in _reserve(job, cleared, end_of, now, has.get(job.waiting.job_id, frozenset()))
+    ]
 
 
-def _reserve(job: Blocked, cleared: Collection[str], end_of: EndOf, now: float, current: Claim | None) -> Claim | None:
-    """The best place for a job; None: all are being cleared for others."""
-    at = current.node_id if current is not None else None
+def _by_job(claims: Mapping[str, Claim]) -> dict[str, list[Claim]]:
+    found: dict[str, list[Claim]] = {}
+    for claim in claims.values():
+        found.setdefault(claim.job_id, []).append(claim)
+    return found
+
+
+def _reserve(job: Blocked, cleared: Collection[str], end_of: EndOf, now: float, at: Collection[str]) -> list[Claim]:
+    """The best place for a job, or the best ones for the members of a gang; none if too many are being cleared.
+
+    `at` are the nodes where its reservation is now.
+    """
     places = {
-        _place(node, wanted, end_of, now, is_elsewhere=node.node_id != at): (node, wanted)
+        _place(node, wanted, end_of, now, is_elsewhere=node.node_id not in at): (node, wanted)
         for node, wanted in job.nodes
         if node.node_id not in cleared
     }
-    if not places:
-        return None
-    best = min(places)
-    node, wanted = places[best]
-    starts_at = best.starts_at if best.starts_at < _NEVER else None
-    awaited = _needed(node, wanted, best.awaited)
-    return claim_on(node, job.waiting, wanted, awaited, starts_at=starts_at)
+    best = sorted(places)[: job.waiting.resources.nodes]
+    if len(best) < job.waiting.resources.nodes:
+        return []
+    # All members begin with the last.
+    starts_at = best[-1].starts_at if best[-1].starts_at < _NEVER else None
+    found = []
+    for member, place in enumerate(best):
+        node, wanted = places[place]
+        awaited = _needed(node, wanted, place.awaited)
+        found.append(claim_on(node, job.waiting, wanted, awaited, starts_at=starts_at)._replace(member=member))
+    return found
 
 
 def _place(node: Node, wanted: Wanted, end_of: EndOf, now: float, *, is_elsewhere: bool) -> _Place:

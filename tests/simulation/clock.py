@@ -26,7 +26,7 @@ WALL_SECONDS, MONOTONIC_SECONDS = 1_800_000_000.0, 1000.0
 _EXPECTED_ERRORS = ("event=redis_refused",)
 _TWINS = (
     *("jobs", "attempts", "nodes", "known_nodes", "metrics", "outcomes", "job_pages", "retention"),
-    *("dependencies", "preemptions", "usage", "limits", "quotas", "arrays", "schedules"),
+    *("dependencies", "preemptions", "usage", "limits", "quotas", "arrays", "schedules", "gangs"),
 )
 
 

@@ -22,8 +22,11 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.gang_choice import choose
 from broker.scheduler.holder import holder
 from broker.scheduler.placement import Placement, Placer
+from broker.scheduler.places import able
+from broker.scheduler.reservations import Blocked, plan
 from broker.scheduler.shares import dominant_share, expected
 from cyxwiz_tasks.capability import Capability
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.resources import MOST_NODES, Resources
 from cyxwiz_tasks.states import Priority
@@ -162,6 +165,53 @@ def test_a_choice_is_of_different_nodes_that_fit_and_as_near_as_can_be(nodes, me
             if sizes[region] >= members
         )
         assert slowest == best
+
+
+# Reservations -------------------------------------------------------------------------------------------------------
+
+
+def reserve(placer: Placer, job_id: str, ends: dict[str, float]) -> list[str]:
+    """Reserve for a waiting gang as the duty does, at moment 0; where."""
+    waiting = placer.backlog.find(job_id)
+    assert waiting is not None
+    found = able(placer.cluster, waiting.resources, Applicant()).some(placer.cluster, 0, 100)
+    current = {claim.key: claim for claim in placer.claims}
+    placer.claims.reserve(plan([Blocked(waiting, found)], ends.get, 0.0, current))
+    placer.claims.settle(placer.backlog)
+    return [claim.node_id for claim in placer.claims.of(job_id)]
+
+
+def test_the_nodes_that_a_gang_waits_for_are_kept_as_they_become_free():
+    cluster = cluster_of(**{name: capability(A100, slots=1) for name in "abc"})
+    placer = placer_on(cluster, *[Resources(gpus=1, node=name) for name in "abc"], Resources(nodes=2, gpus=1))
+    on_a, on_b, on_c = placer.place(10)
+    assert reserve(placer, "job-4", {"job-2": 50.0, "job-3": 10.0}) == ["c", "b"]
+    assert {claim.starts_at for claim in placer.claims} == {50.0}, "it starts with the last"
+    placer.backlog.add(Waiting("small", 9, Resources(gpus=1), Priority.NORMAL))
+    placer.drop(on_c)
+    assert placer.place(10, 0.0) == [], "what has become free is kept"
+    placer.backlog.add(Waiting("short", 10, Resources(gpus=1), Priority.NORMAL, time_limit_seconds=30))
+    [short] = placer.place(10, 0.0)
+    assert (short.job_id, short.node_id) == ("short", "c"), "it ends before the gang starts"
+    placer.drop(short)
+    placer.drop(on_b)
+    [gang] = placer.place(10, 0.0)
+    assert (gang.job_id, sorted(nodes_of(gang))) == ("job-4", ["b", "c"])
+    placer.drop(on_a)
+    assert [placement.job_id for placement in placer.place(10, 0.0)] == ["small"]
+    assert not placer.claims
+
+
+def test_a_gang_whose_reserved_node_goes_keeps_nothing_on_the_others():
+    cluster = cluster_of(**{name: capability(A100, slots=1) for name in "ab"})
+    placer = placer_on(cluster, Resources(gpus=1, node="a"), Resources(nodes=2, gpus=1))
+    placer.place(10)
+    assert sorted(reserve(placer, "job-2", {})) == ["a", "b"]
+    assert cluster.node("b").kept
+    cluster.remove_node("a")
+    placer.backlog.add(Waiting("small", 9, Resources(gpus=1), Priority.NORMAL))
+    assert [placement.job_id for placement in placer.place(10, 0.0)] == ["small"]
+    assert reserve(placer, "job-2", {}) == [], "too few nodes are left"
 
 
 # Under everything that can happen -----------------------------------------------------------------------------------

@@ -37,16 +37,16 @@ class Reserve(Duty):
         if not self.leader.placed_all:
             return {}
         memory, now = self.leader.memory, time.monotonic()
-        claims = {claim.job_id: claim for claim in memory.claims}
+        claims = {claim.key: claim for claim in memory.claims}
         planned = plan(self._heads(now), memory.end_of, now, claims)
-        before = {job_id: claim.node_id for job_id, claim in claims.items() if not claim.clearing}
-        if before == {claim.job_id: claim.node_id for claim in planned}:
+        before = {(claim.job_id, claim.node_id) for claim in claims.values() if not claim.clearing}
+        if before == {(claim.job_id, claim.node_id) for claim in planned}:
             memory.claims.reserve(planned)  # with what is known of its start by now
             return {}
         with self.leader.turn():
             memory.claims.reserve(planned)
         for claim in planned:
-            if before.get(claim.job_id) != claim.node_id:
+            if (claim.job_id, claim.node_id) not in before:
                 log.info(_line(claim, now))
         return {"reserved": len(planned)}
 
@@ -65,9 +65,9 @@ class Reserve(Duty):
             fitting = able(cluster, waiting.resources, queue.applicant, rows)
             could = set(fitting.rows.tolist())
             if could and not contended & could:
-                nodes = fitting.some(cluster, self._start, _NODES)
-                claim = self.leader.memory.claims.get(waiting.job_id)
-                nodes += fitting.one(cluster, claim.node_id) if claim is not None else []
+                nodes = fitting.some(cluster, self._start, max(_NODES, 2 * waiting.resources.nodes))
+                for claim in self.leader.memory.claims.of(waiting.job_id):
+                    nodes += fitting.one(cluster, claim.node_id)
                 found.append(Blocked(waiting, nodes))
             contended |= could
         return found
@@ -80,7 +80,7 @@ class Reserve(Duty):
         claims = self.leader.memory.claims
         queues = islice(self.leader.memory.backlog, _KINDS)
         found = [(queue, queue.find(queue.head[1])) for queue in queues if queue.head and not queue.is_held_back]
-        found = [one for one in found if not claims.clears(one[1].job_id) and one[0].resources.nodes == 1]
+        found = [(queue, waiting) for queue, waiting in found if not claims.clears(waiting.job_id)]
         return sorted(found, key=lambda one: (-one[0].rank, one[1].job_id not in claims))
 
 
