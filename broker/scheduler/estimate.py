@@ -168,16 +168,17 @@ def _ends(
     memory: Memory, history: History, names: Names, nodes: list[tuple[Node, Wanted]]
 ) -> dict[str, tuple[float, str]]:
     """When (monotonic) the attempts on these nodes end, and by what that is told, so far as it can be."""
-    limits = {job_id: memory.end_of(job_id) for node, _ in nodes for job_id in node.holdings}
-    found = {job_id: (end, _LIMITS) for job_id, end in limits.items() if end is not None}
-    unlimited = [job_id for job_id in limits if job_id not in found and job_id in memory.live]
-    name_of = names(unlimited[:_NAMES]) if len(history) else {}
-    for job_id in unlimited:
-        live = memory.live[job_id]
+    limits = {holder: memory.end_of(holder) for node, _ in nodes for holder in node.holdings}
+    found = {holder: (end, _LIMITS) for holder, end in limits.items() if end is not None}
+    unlimited = [holder for holder in limits if holder not in found and holder in memory.live]
+    # Those of a gang's members are of one job.
+    name_of = names([memory.live[holder].job_id for holder in unlimited[:_NAMES]]) if len(history) else {}
+    for holder in unlimited:
+        live = memory.live[holder]
         elapsed_seconds = time.monotonic() - live.assigned_at
-        expected = history.expected(live.waiting.owner, name_of.get(job_id), elapsed_seconds)
+        expected = history.expected(live.waiting.owner, name_of.get(live.job_id), elapsed_seconds)
         if expected is not None:
-            found[job_id] = (live.assigned_at + expected.seconds, expected.basis)
+            found[holder] = (live.assigned_at + expected.seconds, expected.basis)
     return found
 
 

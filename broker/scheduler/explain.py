@@ -142,7 +142,10 @@ def why(
     found.fitting = len(fitting)
     if fitting:
         _count_shortages(found, fitting, demand_of(resources))
-        found.sentences += _sentences_on_line(found, fitting)
+        is_gang = resources.nodes > 1
+        found.sentences += (
+            _sentences_on_gang(found, fitting, resources.nodes) if is_gang else _sentences_on_line(found, fitting)
+        )
         if refusing := [node for node in cluster if node.capability.accept in refused]:
             do = "does" if len(refusing) == 1 else "do"
             found.sentences.append(f"{_nodes(len(refusing))} {do} not take such a job: {whom_they_take(refusing)}.")
@@ -223,6 +226,43 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
         if found.ahead:
             said.append(f"{_jobs(found.ahead)} in line before it, and the next placement may take that room.")
         return said + _sentences_on_ahead(found)
+    short = _shortage_words(found, fitting)
+    said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]
+    line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
+    when = " or a node opens" if found.closed else ""
+    said.append(f"{line} starts when a job there ends{when}, or on another such node: start a worker there.")
+    return said + _sentences_on_ahead(found)
+
+
+def _sentences_on_gang(found: Explanation, fitting: list[tuple[Node, list[int]]], nodes: int) -> list[str]:
+    """For a job on several nodes of which some fit."""
+    names = _names([node.name for node, _ in fitting])
+    fit = f"{found.fitting} of {found.nodes} {'fits' if found.fitting == 1 else 'fit'} ({names})"
+    missing = nodes - found.fitting
+    if missing > 0:
+        fewer = f", or ask for nodes={found.fitting}" if found.fitting > 1 else ""
+        return [
+            f"It needs {nodes} nodes at the same time, and {fit}: start a worker on {missing} more such "
+            f"{'node' if missing == 1 else 'nodes'}{fewer}."
+        ]
+    said = [f"It needs {nodes} nodes at the same time: {fit}, {found.free or 'none'} with room now."]
+    if found.free < nodes:
+        if short := _shortage_words(found, fitting):
+            said.append(f"The others: {', '.join(short)}.")
+        more = nodes - found.free
+        line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
+        fewer = f"; with nodes={found.free} it would fit now" if found.free > 1 else ""
+        said.append(
+            f"{line} starts once {more} more {'has' if more == 1 else 'have'} room, all {nodes} together: when jobs "
+            f"there end, or on other such nodes: start a worker there{fewer}."
+        )
+    elif found.ahead:
+        said.append(f"{_jobs(found.ahead)} in line before it, and the next placement may take that room.")
+    return said + _sentences_on_ahead(found)
+
+
+def _shortage_words(found: Explanation, fitting: list[tuple[Node, list[int]]]) -> list[str]:
+    """What keeps the nodes that fit from having room."""
     short = [f"{_SHORT_WORDS[name]} on {count}" for name, count in found.short.items()]
     if found.silent:
         short.append(f"no sign of life from {found.silent}, which get no new work")
@@ -232,11 +272,7 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
         short.append(f"{count} {_CORDON_WORDS[Cordon(cordon)]}, {takes}")
     if found.closed:
         short.append(f"{found.closed} outside {'its' if found.closed == 1 else 'their'} hours, {_opening(fitting)}")
-    said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]
-    line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
-    when = " or a node opens" if found.closed else ""
-    said.append(f"{line} starts when a job there ends{when}, or on another such node: start a worker there.")
-    return said + _sentences_on_ahead(found)
+    return short
 
 
 def _sentences_on_ahead(found: Explanation) -> list[str]:

@@ -64,6 +64,9 @@ def _estimate(
     if not found.fitting:
         found.estimate = Estimate(start=None, basis="no node here can run it as it is")
         return
+    if resources.nodes > 1:
+        found.estimate = Estimate(start=None, basis="for jobs on several nodes nobody counts it")
+        return
     history = History(durations.recent(turn.tx))
     names = partial(durations.names, turn.tx)
     found.estimate = estimate(turn.memory, history, names, resources, applicant, waiting)
@@ -96,7 +99,9 @@ def _sentence(page: dict[str, Any]) -> str:
         scores = page["attempt_list"][-1]["scores"] or {}
         verb = "runs on" if state == JobState.RUNNING else "was given to"
         text = f"The job {verb} node {node}, attempt {page['attempts']}."
-        if scores:
+        if gang := scores.get("gang"):
+            text = f"The job {verb} {len(gang)} nodes, {', '.join(gang)}, attempt {page['attempts']}."
+        elif scores:
             parts = ", ".join(f"{name} {value:.2f}" for name, value in scores["parts"].items())
             text += f" Its score was the best, {scores['score']:.2f} ({parts})"
             others = ", ".join(f"{name} {value:.2f}" for name, value in scores["next"])

@@ -121,7 +121,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a message that was lost is not published again",
-        (("broker/scheduler/duties/unstarted.py", "return not live.running and", "return False and"),),
+        (("broker/scheduler/duties/unstarted.py", "return time.monotonic() -", "return False and time.monotonic() -"),),
         _OF_FAULTS,
     ),
     Mutation(
