@@ -53,7 +53,7 @@ def _end_logs(turn: Turn, gang: Sequence[Live]) -> None:
     """Nobody on a node does: none of them knows that this was the job's last attempt."""
     for member in gang:
         key = log_key(member.job_id, member.rank)
-        turn.outbox.command("XADD", key, "*", "end", member.number)
+        turn.outbox.command("XADD", key, "*", "end", str(member.number))
         turn.outbox.command("EXPIRE", key, turn.settings.result_ttl_seconds)
 
 

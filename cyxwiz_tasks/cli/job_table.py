@@ -60,7 +60,7 @@ def show_job(record: dict[str, Any], console: Console) -> None:
     attempts = record.get("attempts") or []
     if attempts:
         console.print()
-        console.print(_attempts(attempts))
+        console.print(_attempts(attempts, record.get("members") or []))
     if record.get("traceback"):
         console.print()
         console.print(Text(str(record["traceback"]).rstrip(), style="red"))
@@ -109,7 +109,8 @@ def _ago(time: Any) -> str:
     return f"{show_since(time)} ago" if time else ""
 
 
-def _attempts(attempts: list[dict[str, Any]]) -> Table:
+def _attempts(attempts: list[dict[str, Any]], members: list[dict[str, Any]]) -> Table:
+    """Each attempt, and of a job on several nodes below it each member."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("ATTEMPT", "STATE", "NODE", "DEVICE", "RAN", "MESSAGE"):
         table.add_column(title)
@@ -122,4 +123,14 @@ def _attempts(attempts: list[dict[str, Any]]) -> Table:
             show_between(attempt.get("started_at"), attempt.get("ended_at")),
             Text(str(attempt.get("message") or "")),
         )
+        for member in members:
+            if member["attempt"] == attempt.get("number"):
+                table.add_row(
+                    f"  rank {member['rank']}",
+                    Text(str(member.get("cause") or member.get("outcome") or "")),
+                    Text(str(member.get("node") or "")),
+                    str(member.get("device") or ""),
+                    show_between(member.get("started_at"), member.get("ended_at")),
+                    Text((member.get("message") or "").partition("\n")[0]),
+                )
     return table

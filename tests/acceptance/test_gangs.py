@@ -30,9 +30,10 @@ def test_the_processes_of_a_gang_reduce_over_three_nodes(laboratory):
     assert "rank 0 is done" in "".join(run.logs())
     assert "rank 2 is done" in "".join(run.logs(follow=True, rank=2))
     record = run.record()
-    assert (record["state"], record["attempts"]) == ("completed", 1)
+    assert (record["state"], len(record["attempts"])) == ("completed", 1)
     assert [member["outcome"] for member in record["members"]] == 3 * ["completed"]
     assert len({member["pid"] for member in record["members"]}) == 3
+    assert laboratory.cyxwiz("job", run.id).stdout.count("rank ") == 3
 
 
 def test_a_killed_member_ends_the_others_and_the_gang_is_tried_again_as_a_whole(laboratory, tmp_path):
@@ -41,7 +42,7 @@ def test_a_killed_member_ends_the_others_and_the_gang_is_tried_again_as_a_whole(
     os.kill(pids[1], signal.SIGKILL)
     laboratory.wait_until(lambda: not any(map(psutil.pid_exists, pids.values())), seconds=10)
     assert run.result(timeout=60) == 2
-    first, second = run.record()["attempt_list"]
+    first, second = run.record()["attempts"]
     assert (first["state"], first["cause"], second["state"]) == ("failed", "crashed", "completed")
     assert first["message"].startswith("rank 1 of 3")
 
@@ -53,7 +54,7 @@ def test_a_cancellation_ends_every_process_of_a_gang(laboratory, tmp_path):
     with pytest.raises(JobCancelled):
         run.result(timeout=30)
     assert not any(map(psutil.pid_exists, pids.values())), "it is over when its last process is"
-    assert run.record()["attempts"] == 1
+    assert len(run.record()["attempts"]) == 1
 
 
 def test_a_declared_training_is_refused_on_several_nodes(laboratory):

@@ -41,6 +41,9 @@ def at_commit(cluster: SimCluster, tx: Tx) -> None:
     by_node: dict[str, list[AttemptRow]] = defaultdict(list)
     for row in live:
         by_node[row.node_id].append(row)
+    for member in tables.members.values():
+        if member.new.rank and member.new.lead in tables.live:
+            by_node[member.new.node_id].append(tables.attempts[member.new.lead])
     for node in cluster.nodes:
         problem = _too_much(tables, node.capability, by_node[node.id])
         cluster.world.check(problem is None, f"{node.name} has more than it can hold: {problem}")
@@ -77,7 +80,8 @@ def at_calm(cluster: SimCluster) -> None:
         if world.now - node.disturbed_at < _ZOMBIE_SECONDS:
             continue
         for token, run in node.runs.items():
-            ended_at = tables.attempts[token].ended_at
+            lead = tables.members[token].new.lead if token in tables.members else token
+            ended_at = tables.attempts[lead].ended_at
             old = ended_at is not None and tables.now() - ended_at > _ZOMBIE_SECONDS
             world.check(not old or run.ended is not None, f"{node.name} still runs {token}, which has ended long ago")
     if could := _could_run(cluster):

@@ -30,18 +30,24 @@ _SETTINGS = Settings(broker_url=SecretStr("redis://simulated"), database_url=Sec
 
 
 class SimCluster:
-    def __init__(self, seed: int, trace: Callable[[str], None] | None = None, kinds: Sequence[str] = ()) -> None:
-        """`kinds` of faults: see `faults.FAULTS`."""
+    def __init__(
+        self,
+        seed: int,
+        trace: Callable[[str], None] | None = None,
+        kinds: Sequence[str] = (),
+        gangs: float = 0.0,
+    ) -> None:
+        """`kinds` of faults: see `faults.FAULTS`; `gangs`: the share of jobs on several nodes."""
         self._kinds = kinds
         self.world = world = World(seed, trace)
         self.server = FakeRedis(world)
         self.postgres = FakePostgres(world)
         self.witness = Witness()
-        self.workload = Workload(world, self.server)
+        self.workload = Workload(world, self.server, gangs)
         self.schedulers = [SimScheduler(n, world, _SETTINGS, self.server, self.postgres) for n in ("first", "second")]
         self.nodes = [
             SimNode(self._uuid(), f"n{at}", world, _SETTINGS, self.server, self.witness, able, self.workload.script_of)
-            for at, able in enumerate(machines(world))
+            for at, able in enumerate(machines(world, least=3 if gangs else 2))
         ]
         self.newest_token = 0
         self.disturbed_at = 0.0

@@ -69,7 +69,7 @@ class Run:
 class Witness:
     """Outside of everything: when which process of a job ran, and which results the scheduler confirmed."""
 
-    #: by job: token, begin, end
+    #: by job: token, or that of its gang; begin, end; whether it is exclusive; token
     intervals: dict[str, list[list[Any]]] = field(default_factory=dict)
     confirmed: dict[str, set[int]] = field(default_factory=dict)
 
@@ -300,6 +300,9 @@ class SimNode:
         self._process_runs(run)
         self._report(Started(**self._identity(run), pid=4711, device="cpu"))
         script = self.script(job, run.assignment.attempt)
+        if run.assignment.gang is not None and run.assignment.gang.rank:
+            # By themselves the others do well.
+            script = Script(script.seconds)
         if self.world.happens(0.2):
             self._report(Metrics(**self._identity(run), rows=({"loss": 0.5},)))
         self._later(script.seconds, self._finish, run, script)
@@ -370,13 +373,14 @@ class SimNode:
         )
 
     def _process_runs(self, run: Run) -> None:
-        interval = [run.assignment.token, self.world.now, None, run.exclusive]
+        given = run.assignment
+        interval = [given.gang.token if given.gang else given.token, self.world.now, None, run.exclusive, given.token]
         self.witness.intervals.setdefault(run.assignment.job, []).append(interval)
 
     def _process_ends(self, run: Run) -> None:
         if run.began_at is not None:
             for interval in self.witness.intervals[run.assignment.job]:
-                if interval[0] == run.assignment.token and interval[2] is None:
+                if interval[4] == run.assignment.token and interval[2] is None:
                     interval[2] = self.world.now
 
     def _confirm(self, run: Run) -> None:
@@ -401,7 +405,7 @@ class SimNode:
         reply = ReportReply.model_validate_json(raw)
         ended = run.ended
         assert ended is not None
-        if reply.committed and ended.outcome == "completed":
+        if reply.committed and ended.outcome == "completed" and run.assignment.gang is None:
             self.witness.confirmed.setdefault(ended.job, set()).add(token)
         if reply.final and not ended.untold and self.world.happens(0.95):
             state = json.dumps({"status": _CELERY[ended.outcome]})

@@ -29,14 +29,16 @@ _SHAPES: tuple[dict[str, Any], ...] = (
     {"gpus": 2},
     {"gpu_memory": "6GB", "shared": True},
 )
+#: those of gangs
+_GANGS: tuple[dict[str, Any], ...] = ({"nodes": 2}, {"nodes": 2, "cpus": 2}, {"nodes": 3})
 _PRIORITIES = ("low", "normal", "normal", "normal", "high", "critical")
 
 
-def machines(world: World) -> list[Capability]:
-    """What the nodes of a cluster can do; the first of them can do every job."""
+def machines(world: World, least: int = 2) -> list[Capability]:
+    """What the nodes of a cluster can do, `least` of them or more; the first of them can do every job on one node."""
     cards = [(), (T4,), (RTX_3090,), (T4, T4), (A100, RTX_3090)]
     some = [capability(*world.random.choice(cards), slots=world.random.randint(1, 4), cpus=8) for _ in range(5)]
-    return [capability(A100, A100, slots=4, cpus=16), *some[: world.random.randint(1, 5)]]
+    return [capability(A100, A100, slots=4, cpus=16), *some[: world.random.randint(least - 1, 5)]]
 
 
 @dataclass
@@ -57,6 +59,8 @@ class SimJob:
 class Workload:
     world: World
     server: FakeRedis
+    #: how many of the jobs are gangs
+    gangs: float = 0.0
     jobs: dict[str, SimJob] = field(default_factory=dict)
 
     def plan(self, count: int, seconds: float) -> None:
@@ -125,8 +129,9 @@ class Workload:
         chance = self.world.random
         id = str(uuid.UUID(int=chance.getrandbits(128), version=4))
         exclusive = chance.random() < 0.25
+        shapes = _GANGS if self.gangs and chance.random() < self.gangs else _SHAPES
         options = {
-            "resources": chance.choice(_SHAPES),
+            "resources": chance.choice(shapes),
             "priority": chance.choice(_PRIORITIES),
             "exclusive": exclusive,
             "max_retries": chance.choice([0, 0, 2]),

@@ -69,6 +69,15 @@ class AttemptRow:
 
 
 @dataclass(slots=True)
+class MemberRow:
+    token: int
+    new: Any
+    started_at: float | None = None
+    ended_at: float | None = None
+    report: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
 class NodeRow:
     id: str
     name: str
@@ -121,6 +130,8 @@ class Tables:
     jobs: dict[str, JobRow] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
+    #: of gangs, by token
+    members: dict[int, MemberRow] = field(default_factory=dict)
     #: tokens of attempts under way, in their order
     live: dict[int, None] = field(default_factory=dict)
     pending: dict[str, None] = field(default_factory=dict)
