@@ -14,8 +14,9 @@ from workers.network import free_port, interface_of, source_address
 
 log = logging.getLogger(__name__)
 
-#: how long members wait for the node of rank 0: to begin there may take a fork of its own, and a checkpoint
-PATIENCE_SECONDS = 120.0
+#: How long members wait for the node of rank 0, which may have a checkpoint to fetch first. Less than the minute after
+#: which the scheduler takes back what has not started, and puts it down to the node.
+PATIENCE_SECONDS = 50.0
 _PAUSE_SECONDS = 0.05
 _KEPT_SECONDS = 3600
 

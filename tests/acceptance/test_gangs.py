@@ -33,7 +33,7 @@ def test_the_processes_of_a_gang_reduce_over_three_nodes(laboratory):
     assert (record["state"], len(record["attempts"])) == ("completed", 1)
     assert [member["outcome"] for member in record["members"]] == 3 * ["completed"]
     assert len({member["pid"] for member in record["members"]}) == 3
-    assert laboratory.cyxwiz("job", run.id).stdout.count("rank ") == 3
+    assert laboratory.cyxwiz("job", run.id).stdout.count("\n  rank ") == 3
 
 
 def test_a_killed_member_ends_the_others_and_the_gang_is_tried_again_as_a_whole(laboratory, tmp_path):
