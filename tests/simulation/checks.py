@@ -40,9 +40,10 @@ def at_commit(cluster: SimCluster, tx: Tx) -> None:
     cluster.world.check(len(jobs) == len(set(jobs)), f"a job has two live attempts: {sorted(jobs)}")
     by_node: dict[str, list[AttemptRow]] = defaultdict(list)
     for row in live:
-        by_node[row.node_id].append(row)
+        if row.token not in tables.members:
+            by_node[row.node_id].append(row)
     for member in tables.members.values():
-        if member.new.rank and member.new.lead in tables.live:
+        if member.ended_at is None and member.new.lead in tables.live:
             by_node[member.new.node_id].append(tables.attempts[member.new.lead])
     for node in cluster.nodes:
         problem = _too_much(tables, node.capability, by_node[node.id])
