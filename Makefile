@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is checked of placement: capacity, requirements, whose turn it is, quotas, reservations, preemption, gangs
+PROPERTIES := $(addprefix tests/unit/test_,placement_properties.py gang_placement.py matching.py backlog.py \
+  fair_share.py quotas.py reservations.py preemption.py)
 # Test processes, each with servers of its own. With servers given by CYXWIZ_TEST_*_URL: make test WORKERS=0
 WORKERS ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
+.PHONY: help install run up lint format test test-quick bench property simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +51,10 @@ test-quick: install  ## unit tests alone: no servers
 
 bench: install  ## measure against yardsticks in the same run (ONLY=name for one row)
 	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+property: install  ## generated clusters and workloads, EXAMPLES=20000 of each property (ONLY="tests/unit/test_quotas.py ...")
+	CYXWIZ_TEST_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/pytest --hypothesis-profile=long --timeout 0 --durations 0 \
+	  $(or $(ONLY),$(PROPERTIES))
 
 simulate: install  ## hours of clusters on a simulated clock, one for each seed (SEEDS=5000, or SEED=n with its trace)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))

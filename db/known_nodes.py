@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +48,10 @@ _UPTIMES = text(
     """
     SELECT id::text, (up_seconds + :credit)
         / greatest(extract(epoch FROM statement_timestamp() - first_seen_at)::float8 + :credit, up_seconds + :credit)
-    FROM nodes WHERE state IN ('up', 'suspect')"""
+    FROM nodes WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('up', 'suspect')"""
 )
 
 
-def uptimes(tx: Connection) -> dict[str, float]:
-    """By node, the share of the time since it was first seen in which it was up, 0 to 1."""
-    return {row[0]: row[1] for row in tx.execute(_UPTIMES, {"credit": _CREDIT_SECONDS})}
+def uptimes(tx: Connection, node_ids: Sequence[str]) -> dict[str, float]:
+    """By node, of these, the share of the time since it was first seen in which it was up, 0 to 1."""
+    return {row[0]: row[1] for row in tx.execute(_UPTIMES, {"credit": _CREDIT_SECONDS, "ids": list(node_ids)})}

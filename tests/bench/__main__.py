@@ -14,7 +14,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import end_to_end_placement, placement_rate, start_latency, start_up, submission_rate, training_rate
+from tests.bench import (
+    assign_latency,
+    beats,
+    end_to_end_placement,
+    placement_rate,
+    start_latency,
+    start_up,
+    submission_rate,
+    training_rate,
+)
 from tests.bench.bench_stack import bare_celery_worker, bench_stack
 from tests.bench.row import Row
 
@@ -63,6 +72,8 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "end_to_end": end_to_end_row,
     "placement": pure_rows,
     "startup": start_up.measure,
+    "beats": beats.measure,
+    "assigned": assign_latency.measure,
     "training": training_row,
 }
 

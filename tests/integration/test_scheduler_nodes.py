@@ -167,7 +167,7 @@ def test_a_node_that_leaves_gives_its_jobs_back_at_once(plane):
 
 
 def test_reputation_falls_with_a_loss_and_the_readings_reach_the_record(plane, monkeypatch):
-    monkeypatch.setattr("broker.scheduler.duties.readings.Readings.every_seconds", 0.2)
+    monkeypatch.setattr("broker.scheduler.duties.readings._ROUND_SECONDS", 0.2)
     with plane.scheduler():
         node = plane.node("bad")
         plane.redis.set(f"cyxwiz.telemetry.{node.id}", '{"cpu_percent": 12.5}')

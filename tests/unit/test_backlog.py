@@ -12,6 +12,7 @@ from broker.scheduler.backlog import Backlog, Queue, Waiting
 from broker.scheduler.position import ahead_of
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from tests.property_size import examples
 
 SHAPES = [Resources(), Resources(cpus=1), Resources(gpus=1)]
 
@@ -138,4 +139,4 @@ class BacklogMachine(RuleBasedStateMachine):
 
 
 TestBacklogMachine = BacklogMachine.TestCase
-TestBacklogMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestBacklogMachine.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

@@ -18,6 +18,7 @@ from broker.scheduler.position import ahead_of
 from broker.scheduler.shares import Totals, dominant_share
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from tests.property_size import examples
 from tests.unit.fleet import A100, capability
 
 HALF_LIFE = 3600.0
@@ -37,7 +38,7 @@ def test_the_dominant_share_is_the_largest() -> None:
     pauses=st.lists(st.floats(1.0, 20_000.0), min_size=1, max_size=8),
     after=st.floats(0.0, 20_000.0),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_what_was_held_counts_half_after_a_half_life(share: int, pauses: list[float], after: float) -> None:
     """However often it is settled in between."""
     shares, now = FairShare(HALF_LIFE), 0.0
@@ -68,7 +69,7 @@ def test_what_was_held_counts_half_after_a_half_life(share: int, pauses: list[fl
         max_size=40,
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_what_is_held_adds_up_in_a_cluster_that_changes(
     moves: list[tuple[str, str, int, bool, int, int]],
 ) -> None:
@@ -184,7 +185,7 @@ def test_weights_divide_in_proportion() -> None:
     limit=st.integers(0, 3),
     ends=st.lists(st.integers(0, 30), max_size=30),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_no_owner_runs_more_than_he_may_and_nobody_else_waits_for_that(
     jobs: list[tuple[str, str, bool]], limit: int, ends: list[int]
 ) -> None:
@@ -274,7 +275,7 @@ def jain(amounts: list[float]) -> float:
     lengths=st.lists(st.sampled_from([100.0, 200.0, 600.0]), min_size=2, max_size=6),
     slots=st.integers(1, 6),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_everybody_gets_his_part_and_nobody_waits_for_ever(seed: int, lengths: list[float], slots: int) -> None:
     """With k owners who always wait, each gets 1/k, whatever the length of his jobs and their numbers."""
     owners = {f"owner-{number}": length for number, length in enumerate(lengths)}

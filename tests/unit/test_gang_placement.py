@@ -31,6 +31,7 @@ from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.resources import MOST_NODES, Resources
 from cyxwiz_tasks.states import Priority
 from db.models import NodeState
+from tests.property_size import examples
 from tests.unit.fleet import A100, T4, capability, cluster_of
 
 GB = 10**9
@@ -322,4 +323,6 @@ class GangMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("scalar_rows", [0, 1000], ids=["vectorised", "scalar"])
 def test_gangs_under_everything_that_can_happen(scalar_rows, monkeypatch):
     monkeypatch.setattr(candidates, "SCALAR_ROWS", scalar_rows)
-    run_state_machine_as_test(GangMachine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        GangMachine, settings=settings(max_examples=examples(40), stateful_step_count=30, deadline=None)
+    )

@@ -14,6 +14,7 @@ from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.resources import Resources
+from tests.property_size import examples
 from tests.unit.fleet import A100, RTX_3090, RTX_4090, T4, capabilities, capability, requirements
 
 EVERY = capability(
@@ -121,7 +122,7 @@ def test_a_node_that_claims_too_many_gpus_is_refused() -> None:
         Cluster().upsert_node("a", "a", capability(*[T4] * (MAX_GPUS + 1)), "1")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(capabilities, min_size=1, max_size=5), requirements, st.sampled_from(["ann", "bob"]))
 def test_the_filter_over_all_nodes_says_what_the_one_for_one_node_says(
     nodes: list[Capability], resources: Resources, owner: str

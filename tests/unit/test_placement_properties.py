@@ -32,6 +32,7 @@ from cyxwiz_tasks.preferences import as_requirement
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from db.models import Cordon, NodeState
+from tests.property_size import examples
 from tests.unit.fleet import capabilities, light_requirements, requirements
 
 _NODES = 6
@@ -277,5 +278,5 @@ class PlacementMachine(RuleBasedStateMachine):
 def test_placement_is_what_a_plain_search_finds(scalar_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "SCALAR_ROWS", scalar_rows)
     run_state_machine_as_test(
-        PlacementMachine, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
+        PlacementMachine, settings=settings(max_examples=examples(50), stateful_step_count=40, deadline=None)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.scheduler.backlog import Waiting
@@ -15,6 +15,7 @@ from broker.scheduler.places import Wanted
 from broker.scheduler.preemption import Clearing, Holder, choose
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from tests.property_size import examples
 from tests.unit.fleet import A100, RTX_4090, T4, capability, cluster_of, light_requirements
 
 CRITICAL = 3
@@ -127,6 +128,7 @@ def fits_without(board, node_id, gone, resources):
     return room and (not demand.gpus or copied.best_gpus(demand, every) is not None)
 
 
+@settings(max_examples=examples(100))
 @given(boards(), light_requirements, st.integers(1, 3))
 def test_victims_make_room_and_each_of_them_is_needed(board, resources, rank):
     demand = demand_of(resources)

@@ -18,6 +18,7 @@ from broker.scheduler.quotas import Amounts, Quota, Quotas
 from broker.scheduler.shares import Totals
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from tests.property_size import examples
 from tests.unit.fleet import A100, capability
 
 GPU = Amounts(gpus=1)
@@ -179,7 +180,7 @@ few = st.one_of(st.none(), st.integers(0, 3))
         max_size=40,
     ),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_what_is_borrowed_comes_back_and_what_is_kept_stays_free(
     owns: tuple[int, int], lends: tuple[int | None, int | None], borrows: tuple[int | None, int | None], moves: list
 ) -> None:

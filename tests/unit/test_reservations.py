@@ -16,6 +16,7 @@ from broker.scheduler.reservations import Blocked, plan
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from tests.property_size import examples
 from tests.unit.fleet import A100, RTX_3090, T4, capability, cluster_of
 
 HOUR = 3600.0
@@ -249,7 +250,7 @@ def test_time_limits_are_few_and_never_shorter(given: float | None, kept: float 
 
 
 @pytest.mark.parametrize("limited", [True, False])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(examples(6)))
 def test_a_big_job_starts_in_time_although_small_ones_never_stop_coming(seed: int, limited: bool) -> None:
     """It starts once what ran when it got its reservation has ended, and what was backfilled does not delay it."""
     chance = random.Random(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from db.known_nodes import KnownNode
 from tests.simulation.memory_db.tables import NodeRow, Tx
 
@@ -27,8 +29,8 @@ def known(tx: Tx) -> list[KnownNode]:
     ]
 
 
-def uptimes(tx: Tx) -> dict[str, float]:
-    return {row.id: _uptime(tx, row) for row in _there(tx)}
+def uptimes(tx: Tx, node_ids: Sequence[str]) -> dict[str, float]:
+    return {row.id: _uptime(tx, row) for row in _there(tx) if row.id in node_ids}
 
 
 def _there(tx: Tx) -> list[NodeRow]:
