@@ -106,8 +106,7 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
     # Before anything initialises CUDA: it reads these once.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
-    for name in ("folder", "artifacts", "cache"):
-        os.makedirs(job[name], exist_ok=True)
+    os.makedirs(job["folder"], exist_ok=True)
     os.chdir(job["folder"])
     return JobContext(
         pipe,
