@@ -56,9 +56,16 @@ def say_on(console: Console) -> Callable[[str, str], None]:
 @click.option("--only", help=PARTS_HELP)
 @click.option("--listen", metavar="HOST", help="Also open the embedded Redis at this address, for other machines.")
 @click.option("--path", "paths", multiple=True, type=click.Path(path_type=Path), help="Folder with modules of jobs.")
+@click.option("--preload", multiple=True, metavar="MODULE", help="Import it once, for all jobs, which start sooner.")
 @click.option("--flower-port", default=5555, show_default=True, help="Another free port is taken if this one is not.")
 def up(
-    workers: int, slots: int | None, only: str | None, listen: str | None, paths: tuple[Path, ...], flower_port: int
+    workers: int,
+    slots: int | None,
+    only: str | None,
+    listen: str | None,
+    paths: tuple[Path, ...],
+    preload: tuple[str, ...],
+    flower_port: int,
 ) -> None:
     """Start everything on this machine and keep it running.
 
@@ -69,7 +76,7 @@ def up(
 
     parts = tuple(part.strip() for part in only.split(",")) if only else PARTS
     resolved = tuple(path.resolve() for path in paths)
-    plan = Plan(parts, workers, slots, listen, resolved, flower_port)
+    plan = Plan(parts, workers, slots, listen, resolved, flower_port, preload)
     stop, console = StopSignal(), Console()
     with running(plan, settings(), say_on(console), cancelled=stop) as stack:
         assert stack.supervisor is not None

@@ -34,6 +34,7 @@ class Plan:
     listen: str | None = None
     paths: tuple[Path, ...] = ()
     flower_port: int = flower.DEFAULT_PORT
+    preload: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := set(self.parts) - set(PARTS):
@@ -176,6 +177,8 @@ def _workers(plan: Plan, stack: Stack) -> Iterator[Service]:
             options += ["--share", f"{number}/{plan.workers}"]
         for path in plan.paths:
             options += ["--path", str(path)]
+        for module in plan.preload:
+            options += ["--preload", module]
         if plan.listen is None:
             # Only this user's own programs reach the broker, so a folder that they name is as good as theirs.
             options.append("--submitted-paths")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from db.attempts import NewAttempt
 from db.fenced import refuse
@@ -22,16 +22,18 @@ class FirstAttempt(NamedTuple):
 _FIELDS = f"""{NEW_FIELDS}, node_id uuid, incarnation text, gpus int[], gpu_memory_bytes bigint, cpus int,
     ram_bytes bigint, scores jsonb"""
 
+_GIVEN = table_of(_FIELDS, "%(rows)s", "%(envelopes)s")
+
+# In the driver's own words: a statement that SQLAlchemy has to look up first takes 0.15 ms longer, of a job's start.
 # Alone in its transaction, so it fences itself: the shared lock makes the next leader wait for this statement; under a
 # newer epoch `given` is empty. A job that is known already needs another answer than this statement can give: then none
 # is recorded. The events come in the order of the moves: UNION ALL reads, and numbers, one part after the other.
-_ACCEPT_PLACED = text(
-    f"""
+_ACCEPT_PLACED = f"""
     WITH fence AS MATERIALIZED (
         SELECT epoch FROM leadership WHERE id = 1 FOR SHARE
     ), given AS MATERIALIZED (
-        SELECT given.*, nextval('attempt_token_seq') AS token FROM fence CROSS JOIN {table_of(_FIELDS)}
-        WHERE fence.epoch = :epoch AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = ANY(CAST(:ids AS uuid[])))
+        SELECT given.*, nextval('attempt_token_seq') AS token FROM fence CROSS JOIN {_GIVEN}
+        WHERE fence.epoch = %(epoch)s AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = ANY(CAST(%(ids)s AS uuid[])))
     ), added AS (
         INSERT INTO jobs ({NEW_COLUMNS}, state, node_id, current_token, attempts, assigned_at)
         SELECT {NEW_VALUES}, 'assigned', node_id, token, 1, statement_timestamp() FROM given
@@ -39,19 +41,18 @@ _ACCEPT_PLACED = text(
     ), placed AS (
         INSERT INTO attempts (token, job_id, number, node_id, incarnation, gpus, gpu_memory_bytes, cpus, ram_bytes,
             state, epoch, assigned_at, lease_until, scores)
-        SELECT token, id, 1, node_id, incarnation, gpus, gpu_memory_bytes, cpus, ram_bytes, 'assigned', :epoch,
-            statement_timestamp(), statement_timestamp() + make_interval(secs => :lease_seconds), scores
+        SELECT token, id, 1, node_id, incarnation, gpus, gpu_memory_bytes, cpus, ram_bytes, 'assigned', %(epoch)s,
+            statement_timestamp(), statement_timestamp() + make_interval(secs => %(lease_seconds)s), scores
         FROM given
     ), logged AS (
         INSERT INTO events (job_id, node_id, attempt, token, epoch, from_state, to_state, actor)
-        SELECT id, NULL, NULL, NULL, :epoch, NULL, 'pending', 'client' FROM given
+        SELECT id, NULL, NULL, NULL, %(epoch)s, NULL, 'pending', 'client' FROM given
         UNION ALL
-        SELECT id, node_id, 1, token, :epoch, 'pending', 'assigned', 'scheduler' FROM given
+        SELECT id, node_id, 1, token, %(epoch)s, 'pending', 'assigned', 'scheduler' FROM given
     )
     SELECT epoch, found.* FROM fence LEFT JOIN (
         SELECT given.id::text AS id, token, seq FROM given JOIN added ON added.id = given.id
     ) AS found ON true"""  # noqa: S608 - constants of this project
-)
 
 
 def accept_placed(
@@ -70,7 +71,7 @@ def accept_placed(
         "epoch": epoch,
         "lease_seconds": lease_seconds,
     }
-    found = tx.execute(_ACCEPT_PLACED, values).all()
+    found = tx.exec_driver_sql(_ACCEPT_PLACED, values).all()
     if found[0].epoch != epoch:
         refuse(epoch, found[0].epoch)
     return {row.id: FirstAttempt(row.token, row.seq) for row in found if row.id is not None}

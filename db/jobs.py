@@ -193,11 +193,11 @@ NEW_VALUES = """
     statement_timestamp() + make_interval(secs => deadline_seconds), array_id, array_index"""
 
 
-def table_of(fields: str) -> str:
-    """The FROM-clause of `:rows` with these fields, and of `:envelopes`."""
+def table_of(fields: str, rows: str = ":rows", envelopes: str = ":envelopes") -> str:
+    """The FROM-clause of these two parameters; each row has these fields."""
     names = ", ".join(field.split()[0] for field in fields.split(","))
-    return f"""ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS ({fields}), string_to_table(:envelopes, chr(30)))
-        AS given ({names}, envelope)"""
+    return f"""ROWS FROM (json_to_recordset(CAST({rows} AS json)) AS ({fields}),
+        string_to_table({envelopes}, chr(30))) AS given ({names}, envelope)"""
 
 
 # DO NOTHING without a target covers the id and the idempotency key, against the table and within the batch. The rows

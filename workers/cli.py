@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.settings import settings
+from cyxwiz_tasks.settings import Settings, settings
 
 _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
 
@@ -39,6 +39,12 @@ _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
     help="Folder with the jobs' modules. Default: the working directory.",
 )
 @click.option(
+    "--preload",
+    multiple=True,
+    metavar="MODULE",
+    help="Import it once, for all jobs, which then start sooner. A change of it is seen after a restart.",
+)
+@click.option(
     "--data",
     "data",
     multiple=True,
@@ -62,6 +68,7 @@ def worker(
     hours: str | None,
     timezone: str | None,
     paths: tuple[str, ...],
+    preload: tuple[str, ...],
     data: tuple[str, ...],
     submitted_paths: bool,
     home: Path | None,
@@ -73,8 +80,23 @@ def worker(
     """
     _set_up_logging()
     try:
+        chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
+        code = paths or (str(Path.cwd()),)
         status = _run(
-            name, slots, labels, share, region, address, accept, hours, timezone, paths, data, submitted_paths, home
+            chosen,
+            name,
+            slots,
+            labels,
+            share,
+            region,
+            address,
+            accept,
+            hours,
+            timezone,
+            code,
+            preload,
+            data,
+            submitted_paths,
         )
     except CyxwizError as error:
         raise click.ClickException(str(error)) from error
@@ -82,6 +104,7 @@ def worker(
 
 
 def _run(
+    chosen: Settings,
     name: str | None,
     slots: int | None,
     labels: tuple[str, ...],
@@ -91,10 +114,10 @@ def _run(
     accept: str | None,
     hours: str | None,
     timezone: str | None,
-    paths: tuple[str, ...],
+    code: tuple[str, ...],
+    preload: tuple[str, ...],
     data: tuple[str, ...],
     submitted_paths: bool,
-    home: Path | None,
 ) -> int:
     from workers.accept import checked_accept
     from workers.agent import run_node
@@ -108,7 +131,6 @@ def _run(
     from workers.node_folder import NodeFolder
     from workers.share import Share, SharedGpus
 
-    chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
     # Fails here, with a sentence, where there is no stack.
     address = address or address_towards(chosen.broker())
     folder = NodeFolder(chosen.home, name)
@@ -118,8 +140,7 @@ def _run(
         gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels), address=address
     )
     capability = capability.model_copy(update=checked_accept(accept) | checked_hours(hours, timezone))
-    code = paths or (str(Path.cwd()),)
-    job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths)
+    job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths, preload=preload)
     _drop_credentials()
     return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, job_paths, chosen)
 

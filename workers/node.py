@@ -39,6 +39,8 @@ class JobPaths:
     data: tuple[str, ...]
     #: whether a submitter's own folder is used: only where node and submitter are the same person
     trust_submitters: bool
+    #: modules that are imported once, for all jobs
+    preload: tuple[str, ...] = ()
 
 
 @dataclass

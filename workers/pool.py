@@ -42,7 +42,9 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
 
     def on_start(self) -> None:
         self._node = node_of(self.app)
-        self._server = ForkServer(job_environment(os.environ, self._node.threads_per_job), mark=self._node.id)
+        environment = job_environment(os.environ, self._node.threads_per_job)
+        paths = self._node.paths
+        self._server = ForkServer(environment, mark=self._node.id, code_paths=paths.code, preload=paths.preload)
         self._waiting: queue.SimpleQueue[WarmProcess | None] = queue.SimpleQueue()
         self._wanted = threading.Semaphore(0)
         self._closing = threading.Event()

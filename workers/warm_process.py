@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -111,9 +112,15 @@ class WarmProcess:
 class ForkServer:
     """The agent's end of `cyxwiz_tasks.runtime.forkserver`, started again whenever it is gone."""
 
-    def __init__(self, environment: dict[str, str], mark: str) -> None:
-        """`mark` begins the names of the processes' control groups, by which a later agent finds what is left."""
+    def __init__(
+        self, environment: dict[str, str], mark: str, code_paths: Sequence[str] = (), preload: Sequence[str] = ()
+    ) -> None:
+        """`mark` begins the names of the processes' control groups, by which a later agent finds what is left.
+
+        `code_paths`: where the modules of most jobs will lie. `preload`: those that are imported for all of them.
+        """
         self._environment, self.mark = environment, mark
+        self._words = [os.pathsep.join(code_paths), *preload]
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -191,7 +198,7 @@ class ForkServer:
         code_folder = Path(cyxwiz_tasks.__file__).resolve().parent.parent
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cyxwiz_tasks.runtime.forkserver", str(theirs.fileno())],
+                [sys.executable, "-m", "cyxwiz_tasks.runtime.forkserver", str(theirs.fileno()), *self._words],
                 pass_fds=[theirs.fileno()],
                 env=self._environment,
                 cwd=code_folder,

@@ -202,6 +202,7 @@ class Inbox:
                     failpoints.hit("scheduler.moved")
                     # The main loop starts on the first message while the script looks for more.
                     self._hand_over(stop, batches, self._read(source, [first]))
+                    time.sleep(0)  # lets go of the interpreter, for which the main loop waits
                     while rest := drain(keys=[source, busy], args=[BATCH]):
                         self._hand_over(stop, batches, self._read(source, rest))
                         if stop.is_set():

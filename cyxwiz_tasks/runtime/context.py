@@ -19,6 +19,10 @@ from cyxwiz_tasks.runtime.pipe import Pipe
 REPORT_LIMIT_BYTES = 32 * 1024
 
 
+class FolderUnusable(OSError):
+    """A folder of the node's own cannot be made: its disk is full, read-only or broken. Another node may do better."""
+
+
 class JobContext:
     """The context of a job that runs on a node."""
 
@@ -50,11 +54,9 @@ class JobContext:
         self.device = device
         #: CPU threads that this job may use
         self.threads = threads
-        #: this attempt's own folder for what the job leaves behind; it exists
-        self.artifacts = artifacts
+        self._artifacts = artifacts
         self._checkpoints = Checkpoints(checkpoints, token, self.log)
-        #: a folder that all jobs of this node share, for data sets
-        self.cache = cache
+        self._cache = cache
         #: the folders below which local data sets may lie
         self.data_roots = data_roots
         #: of a gang: which member this is, and the names of all members' nodes, by rank
@@ -65,6 +67,16 @@ class JobContext:
     def world_size(self) -> int:
         """How many members the gang has, each on a node of its own; 1 for a job on one node."""
         return len(self.nodes)
+
+    @property
+    def artifacts(self) -> Path:
+        """This attempt's own folder for what the job leaves behind. Raises FolderUnusable."""
+        return _made(self._artifacts)
+
+    @property
+    def cache(self) -> Path:
+        """A folder that all jobs of this node share, for data sets. Raises FolderUnusable."""
+        return _made(self._cache)
 
     @property
     def should_stop(self) -> bool:
@@ -174,6 +186,15 @@ class LocalContext:
     @property
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.artifacts / "checkpoints", self.attempt, self.log)
+
+
+def _made(folder: Path) -> Path:
+    # Not before somebody wants it: folders that most short jobs never use took 0.3 ms of their start.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderUnusable(error.errno, f"the node's folder cannot be made: {error.strerror}", str(folder)) from error
+    return folder
 
 
 def not_saved(step: int, error: OSError) -> str:

@@ -109,8 +109,7 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
     if (gang := job["gang"]) is not None:
         os.environ.update(gang_environment(gang))
-    for name in ("folder", "artifacts", "cache"):
-        os.makedirs(job[name], exist_ok=True)
+    os.makedirs(job["folder"], exist_ok=True)
     os.chdir(job["folder"])
     return JobContext(
         pipe,

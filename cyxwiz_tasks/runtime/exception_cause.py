@@ -31,6 +31,7 @@ _HARDWARE_WORDS = re.compile(
 
 #: Of the node's disks: broken, full, or read-only since it broke. Another node may do better.
 _DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EROFS})
+_DISK_CLASSES = frozenset({"cyxwiz_tasks.FolderUnusable"})
 
 _NETWORK_CLASSES = (ConnectionError, socket.gaierror, urllib.error.URLError)
 _NETWORK_NAMES = frozenset(
@@ -81,6 +82,8 @@ def _is_hardware(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return True
     names = _names(error)
+    if _DISK_CLASSES & names:
+        return True
     speaks_of_gpus = isinstance(error, RuntimeError) or any(name.startswith(("torch.", "pynvml.")) for name in names)
     return speaks_of_gpus and bool(_HARDWARE_WORDS.search(str(error)))
 

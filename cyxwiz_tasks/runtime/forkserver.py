@@ -15,6 +15,7 @@ end. End of file means that the agent is gone.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -24,6 +25,7 @@ import sys
 import time
 import weakref
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NoReturn
 
@@ -135,8 +137,28 @@ def _children() -> set[int]:
     return set()
 
 
+def _look_through(paths: list[str]) -> None:
+    """List these folders, for the import of each job's module. A folder that has changed since is listed again then."""
+    # One that is not there yet would be remembered as none for ever.
+    PathFinder.find_spec("no_module_has_this_name", [path for path in paths if Path(path).is_dir()])
+
+
+def _import_ahead(paths: list[str], modules: list[str]) -> None:
+    if modules:
+        sys.path[:0] = paths
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            sys.stderr.write(f"forkserver: --preload {name} failed, jobs import it themselves: {reason}\n")
+
+
 def main() -> None:
-    """`python -m cyxwiz_tasks.runtime.forkserver FD`; FD is the socket to the agent."""
+    """`python -m cyxwiz_tasks.runtime.forkserver FD PATHS [MODULE...]`.
+
+    FD is the socket to the agent, PATHS is where jobs' code lies, and each MODULE there is imported ahead for all jobs.
+    """
     # Ctrl-C goes to every process of the terminal; when to end is the agent's word.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     become_subreaper()
@@ -145,6 +167,9 @@ def main() -> None:
             __import__(name)
         except ImportError as error:
             sys.stderr.write(f"forkserver: {name} is not here, jobs that need it will fail: {error}\n")
+    paths = [path for path in sys.argv[2].split(os.pathsep) if path]
+    _look_through(paths)
+    _import_ahead(paths, sys.argv[3:])
     # torch leaves hundreds of finalizers for the interpreter's end: 35 ms of every job's, for nothing.
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False

@@ -13,8 +13,12 @@ from tests.bench.row import Row
 ROUNDS, WARM_UP = 150, 10
 
 
-def measure(client: Client) -> Row:
-    """p50 in milliseconds, against a bare Celery task; the two sides take turns."""
+def measure(client: Client, preloaded: bool) -> Row:
+    """p50 in milliseconds, against a bare Celery task; the two sides take turns.
+
+    `preloaded`: whether the node has imported the job's module ahead, as Celery's own worker has. Else each job's
+    process imports it, so that a changed file is seen by the next job.
+    """
     import clock_job
 
     ours: list[float] = []
@@ -37,10 +41,10 @@ def measure(client: Client) -> Row:
                 time.sleep(0.05)
     p99 = statistics.quantiles(ours, n=100)[98]
     return Row(
-        "submit_to_first_line_p50",
+        "submit_to_first_line_p50" if preloaded else "submit_to_first_line_p50_and_import",
         statistics.median(ours),
         "ms",
-        target=2.5,
+        target=2.5 if preloaded else 3.0,
         yardstick=statistics.median(bare),
         lower_is_better=True,
         note=f"p99 {p99:.1f} ms, bare p99 {statistics.quantiles(bare, n=100)[98]:.1f} ms",

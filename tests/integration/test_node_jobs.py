@@ -23,6 +23,7 @@ from tests.integration.job_pids import is_alive
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until
 
 sys.path.insert(0, str(NODE_CODE))
+import ahead_jobs
 import node_jobs
 
 
@@ -43,7 +44,7 @@ def scheduler(server: str) -> Iterator[FakeScheduler]:
 @pytest.fixture(scope="module")
 def node(server: str, scheduler: FakeScheduler, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     home = tmp_path_factory.mktemp("home")
-    options = ("--name", "lab", "--slots", "2")
+    options = ("--name", "lab", "--slots", "2", "--preload", "no_such_module", "--preload", "ahead_jobs")
     environment = {"CYXWIZ_FAKE_GPUS": "2x24GB:8.9", "CYXWIZ_RESULT_LIMIT_BYTES": "8000"}
     with NodeProcess(server, home, *options, **environment) as node:
         yield node.ready()
@@ -94,6 +95,13 @@ def test_the_job_knows_where_it_runs_and_its_environment_holds_no_secrets(node, 
 def test_the_agent_holds_neither_torch_nor_user_code(node):
     maps = Path(f"/proc/{node.process.pid}/maps").read_text()
     assert "libtorch" not in maps
+
+
+def test_a_module_is_imported_once_for_all_jobs_where_the_node_was_told_to(node):
+    (first_import, first), (second_import, second) = (ahead_jobs.who_imported.delay().get(timeout=20) for _ in range(2))
+    assert first_import == second_import
+    assert len({first_import, first, second}) == 3
+    assert "--preload no_such_module failed, jobs import it themselves: ModuleNotFoundError" in node.text
 
 
 def test_an_exception_is_the_users_own_with_the_jobs_traceback(scheduler):

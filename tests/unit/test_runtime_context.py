@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cyxwiz_tasks.runtime.context import JobContext, LocalContext, progress_frame
+from cyxwiz_tasks.runtime.context import FolderUnusable, JobContext, LocalContext, progress_frame
+from cyxwiz_tasks.runtime.exception_cause import cause_of
 from cyxwiz_tasks.runtime.pipe import Pipe
+from cyxwiz_tasks.states import Cause
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def there(tmp_path: Path) -> Iterator[tuple[JobContext, Pipe]]:
             attempt=2,
             device="cpu",
             threads=1,
-            artifacts=here,
+            artifacts=tmp_path / "artifacts",
             checkpoints=tmp_path,
             token=3,
             cache=here,
@@ -101,6 +103,19 @@ def test_asking_whether_to_stop_is_remembered(there):
     assert context.heeds_stop
     context.ask_to_stop()
     assert context.should_stop
+
+
+def test_the_nodes_folders_are_made_when_they_are_wanted_and_another_node_may_do_better_where_that_fails(
+    there, tmp_path
+):
+    context, _ = there
+    assert context.artifacts.is_dir()
+    assert context.cache.is_dir()
+    context._artifacts = tmp_path / "a file" / "attempt-1"
+    context._artifacts.parent.write_text("in the way")
+    with pytest.raises(FolderUnusable, match="a file") as caught:
+        _ = context.artifacts
+    assert cause_of(caught.value) == Cause.HARDWARE
 
 
 def test_a_local_context_keeps_reports_as_a_node_would_send_them(capsys):
