@@ -77,9 +77,9 @@ def worker(
     jobs back to the queue and ends in order; a second ends at once.
     """
     _set_up_logging()
-    chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
-    code = paths or (str(Path.cwd()),)
     try:
+        chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
+        code = paths or (str(Path.cwd()),)
         status = _run(
             chosen, name, slots, labels, share, region, accept, hours, timezone, code, preload, data, submitted_paths
         )
