@@ -28,13 +28,15 @@ class KnownNode:
     cordon: str | None
     faults: int
     quarantines: int
+    #: whether a job has ever completed there
+    tried: bool
 
 
 _KNOWN = text(
     """
     SELECT id::text, name, hostname, incarnation, state, capability, reputation::float8, (up_seconds + :credit)
         / greatest(extract(epoch FROM statement_timestamp() - first_seen_at)::float8 + :credit, up_seconds + :credit),
-        cordon, faults, quarantines
+        cordon, faults, quarantines, tried
     FROM nodes WHERE state IN ('up', 'suspect')"""
 )
 

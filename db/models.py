@@ -138,6 +138,8 @@ class Node(Base):
     #: faults since its last success, and quarantines since it was last trusted again
     faults: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     quarantines: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    #: whether a job has ever completed there
+    tried: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Device(Base):

@@ -45,6 +45,7 @@ class Registered:
     cordon: Cordon | None
     faults: int
     quarantines: int
+    tried: bool
 
 
 # A node that registers again under the same incarnation only came back to the broker: no event. `old` takes no lock: it
@@ -62,7 +63,7 @@ _REGISTER = text(
             incarnation = excluded.incarnation, state = 'up', capability = excluded.capability, slots = excluded.slots,
             region = excluded.region, labels = excluded.labels, registered_at = excluded.registered_at,
             last_seen_at = excluded.last_seen_at, left_at = NULL
-        RETURNING id, reputation, up_seconds, cordon, faults, quarantines
+        RETURNING id, reputation, up_seconds, cordon, faults, quarantines, tried
     ), given AS (
         SELECT * FROM json_to_recordset(CAST(:gpus AS json)) AS given (
             index smallint, model text, memory_bytes bigint, compute_capability text, driver text, cuda text,
@@ -83,7 +84,7 @@ _REGISTER = text(
         WHERE old.state IS DISTINCT FROM 'up' OR old.incarnation <> :incarnation
     )
     SELECT kept.id::text, old.state, old.incarnation, reputation::float8 AS reputation, up_seconds, cordon, faults,
-        quarantines
+        quarantines, tried
     FROM kept LEFT JOIN old ON true"""
 )
 
@@ -114,6 +115,7 @@ def register(tx: Connection, epoch: int, registration: Registration) -> Register
         Cordon(row.cordon) if row.cordon else None,
         row.faults,
         row.quarantines,
+        row.tried,
     )
 
 
@@ -173,6 +175,14 @@ def rate(tx: Connection, reputations: Mapping[str, float]) -> int:
     """Keep nodes' reputations, 0 to 1; how many nodes are known."""
     rows = [{"id": node_id, "reputation": value} for node_id, value in reputations.items()]
     return tx.execute(_RATE, {"rows": storable(rows)}).rowcount
+
+
+_NOTE_TRIED = text("UPDATE nodes SET tried = true WHERE id = CAST(:id AS uuid)")
+
+
+def note_tried(tx: Connection, node_id: str) -> bool:
+    """A job has completed on a node; whether it is known."""
+    return bool(tx.execute(_NOTE_TRIED, {"id": node_id}).rowcount)
 
 
 # A person's word stands over the scheduler's: a node that drains is not put into quarantine.
@@ -282,8 +292,8 @@ def count_faults(tx: Connection, counts: Mapping[str, tuple[int, int]]) -> int:
 _FIND = text(
     """
     SELECT id, name, hostname, incarnation, state, slots, reputation::float8 AS reputation, region, labels, capability,
-        cordon, cordon_until, cordon_reason, faults, quarantines, telemetry, up_seconds, first_seen_at, registered_at,
-        last_seen_at, left_at,
+        cordon, cordon_until, cordon_reason, faults, quarantines, tried, telemetry, up_seconds, first_seen_at,
+        registered_at, last_seen_at, left_at,
         extract(epoch FROM statement_timestamp() - last_seen_at)::float8 AS seen_seconds_ago,
         extract(epoch FROM cordon_until - statement_timestamp())::float8 AS cordon_seconds_left, work.*,
         (SELECT coalesce(json_agg(to_jsonb(devices) - 'node_id' ORDER BY index), '[]') FROM devices

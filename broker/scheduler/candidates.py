@@ -22,7 +22,7 @@ from broker.scheduler.columns import Rows
 from broker.scheduler.demand import demand_of
 from broker.scheduler.node import Node
 from broker.scheduler.preferred import Preferred
-from broker.scheduler.scoring import Leaning, constant_fit, fit, gpu_fit
+from broker.scheduler.scoring import UNTRIED, Leaning, constant_fit, fit, gpu_fit
 from cyxwiz_tasks.resources import Resources
 
 #: Up to so many changed rows, plain Python is faster than the dozen NumPy calls of a vectorised pass. Alone and warm,
@@ -47,6 +47,9 @@ class Candidates:
         self._admission = Admission(resources, refused)
         self._preferred = Preferred(resources)
         self._prefers = bool(self._preferred)
+        #: whether anything is added to a node's score besides its standing and the fit
+        self._is_big = self.demand.gpus * self.demand.nodes > 1
+        self._adds = self._prefers or self._is_big
         self._counted = np.array(self.demand.counted).reshape(4, 1)
         self._rebuild()
 
@@ -95,6 +98,8 @@ class Candidates:
         self._admitted = np.zeros(columns.gpu_kind.shape, bool)
         #: how much of what is preferred each node has, 0..1
         self._shares = np.zeros(len(columns.kind) if self._prefers else 0)
+        #: that, less UNTRIED where a big job would be the first to complete
+        self._added = np.zeros(len(columns.kind) if self._adds else 0)
         #: that, and what the fit adds where it is constant; minus infinity: the node can never run this
         self._bonus = np.full(len(columns.kind), _NOWHERE)
         self._scores = np.full(len(columns.kind), _NOWHERE, np.float32)
@@ -160,9 +165,13 @@ class Candidates:
         fits = self._admission.nodes(self._cluster, rows, admitted)
         self._admitted[rows] = admitted
         bonus = self._cluster.weights.fit * constant_fit(self.demand, columns.largest_gpu_bytes[rows])
-        if self._prefers:
-            self._shares[rows] = self._preferred.shares(self._cluster, rows, admitted)
-            bonus += self._shares[rows]
+        if self._adds:
+            added = -UNTRIED * (columns.untried[rows] & self._is_big)
+            if self._prefers:
+                self._shares[rows] = self._preferred.shares(self._cluster, rows, admitted)
+                added += self._shares[rows]
+            self._added[rows] = added
+            bonus += added
         self._bonus[rows] = np.where(fits, bonus, _NOWHERE)
 
     def _rate(self, rows: Rows) -> None:
@@ -182,8 +191,8 @@ class Candidates:
             self.demand, self._admitted[rows], columns.gpu_free[rows], columns.gpu_memory[rows]
         )
         bonus = self._cluster.weights.fit * tightness
-        if self._prefers:
-            bonus += self._shares[rows]
+        if self._adds:
+            bonus += self._added[rows]
         scores = self._totals(rows, bonus)
         scores[~(has_gpus & self._has_room(rows) & (self._bonus[rows] != _NOWHERE))] = _NOWHERE
         self._scores[rows] = scores
@@ -212,8 +221,8 @@ class Candidates:
             if positions is None:
                 return _NOWHERE
             bonus = self._cluster.weights.fit * fit(node, demand, positions)
-            if self._prefers:
-                bonus += self._shares.item(row)
+            if self._adds:
+                bonus += self._added.item(row)
         score: float = node.standing + bonus
         return score
 

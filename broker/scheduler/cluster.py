@@ -154,10 +154,11 @@ class Cluster:
         uptime: float = 1.0,
         cordon: Cordon | None = None,
         opens_at: datetime | None = None,
+        tried: bool = True,
     ) -> Node:
         """Add a node, or take over its new description. Its jobs keep what they hold until each is released.
 
-        `opens_at`: it is outside its hours until then.
+        `opens_at`: it is outside its hours until then. `tried`: a job has completed there.
 
         `reputation` and `uptime` are 0..1. Raises InvalidSettings if it claims more than MAX_GPUS GPUs.
         """
@@ -176,7 +177,7 @@ class Cluster:
             self.conditions.add(capability.accept)
         node.state, node.reputation, node.uptime = state, _share(reputation), _share(uptime)
         self._put_cordon(node, cordon)
-        node.opens_at = opens_at
+        node.opens_at, node.tried = opens_at, tried
         self._columns.describe(node)
         self.described.append(node.row)
         self._update(node)
@@ -211,6 +212,13 @@ class Cluster:
         """New reputation and uptime, 0..1. Raises NotFound."""
         node = self.node(node_id)
         node.reputation, node.uptime = _share(reputation), _share(uptime)
+        self._update(node)
+
+    def set_tried(self, node_id: str) -> None:
+        """A job has completed there. Raises NotFound."""
+        node = self.node(node_id)
+        node.tried = True
+        self.described.append(node.row)
         self._update(node)
 
     def remove_node(self, node_id: str) -> list[str]:

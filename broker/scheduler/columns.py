@@ -55,6 +55,8 @@ class Columns:
         self.any_mixed = False
         #: draining, or in quarantine
         self.cordoned = np.zeros(rows, bool)
+        #: no job has completed there yet
+        self.untried = np.zeros(rows, bool)
         #: what is free, in the order of `Demand.counted`: GPUs that nobody uses, or -1 while the node takes no job at
         #: all (see `Node.is_open`); CPU cores; bytes of memory; bytes of the GPU with most free. Of shape (4, rows).
         self.free = np.full((4, rows), -1, np.int64)
@@ -97,6 +99,7 @@ class Columns:
         """Write what is free on a node."""
         row = node.row
         self.cordoned[row] = node.cordon is not None
+        self.untried[row] = not node.tried
         self.free[0, row] = node.idle_gpus if node.is_open else -1
         self.free[1, row] = node.cpus_free
         self.free[2, row] = node.ram_free_bytes

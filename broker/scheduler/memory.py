@@ -147,6 +147,7 @@ class Memory:
                 uptime=node.uptime,
                 cordon=Cordon(node.cordon) if node.cordon else None,
                 opens_at=opening.of(capability),
+                tried=node.tried,
             )
             restored.faults, restored.quarantines = node.faults, node.quarantines
         for own in limits.of_owners(tx):

@@ -63,6 +63,7 @@ class Node:
         "slots_free",
         "standing",
         "state",
+        "tried",
         "uptime",
     )
 
@@ -77,6 +78,8 @@ class Node:
     opens_at: datetime | None
     reputation: float
     uptime: float
+    #: whether a job has ever completed there
+    tried: bool
     #: faults since its last success, and quarantines since it was last trusted
     faults: int
     quarantines: int

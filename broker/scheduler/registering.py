@@ -52,6 +52,7 @@ def register(turn: Turn, report: Register) -> None:
             uptime=known.uptime if known is not None else 1.0,
             cordon=registered.cordon,
             opens_at=opening.Opening(time.time()).of(report.capability),
+            tried=registered.tried,
         )
         node.faults, node.quarantines = registered.faults, registered.quarantines
     except CyxwizError as error:

@@ -18,6 +18,9 @@ from cyxwiz_tasks.resources import PlacementPolicy
 
 #: stands for "no GPU there" where memories are sorted; sums of it stay below 2**63
 NO_GPU = 2**52
+#: So much less is the score of a node where no job has completed yet, for a job of several GPUs: more than all else in
+#: a score together, so such a job goes there only where no other node has room for it, and then at once.
+UNTRIED = 4.0
 
 
 class Parts(NamedTuple):

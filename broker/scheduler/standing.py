@@ -5,6 +5,9 @@ node lost or spoiled moves it 20 % of the way to 0. So one loss weighs about as 
 history fades. Ends that the job itself is to blame for (its exception, its memory, its time) and cancellations say
 nothing of the node.
 
+A node where no job has completed yet is tried on small ones: one of several GPUs goes there only while no other node
+has room for it.
+
 Faults are counted from one success to the next. Too many put a node into quarantine: it gets no new work for a while,
 then it is on probation: a success clears it, one more fault puts it back for twice as long.
 
@@ -48,6 +51,9 @@ def carried_to_its_end(turn: Turn, node_id: str) -> None:
     if node_id not in cluster:
         return
     node = cluster.node(node_id)
+    if not node.tried:
+        nodes.note_tried(turn.tx, node_id)
+        cluster.set_tried(node_id)
     if node.cordon == Cordon.DRAINING or not (node.faults or node.quarantines):
         return
     if node.cordon == Cordon.QUARANTINED:

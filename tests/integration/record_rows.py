@@ -25,7 +25,7 @@ _ATTEMPT = (
 )
 _NODE = (
     *("id", "name", "hostname", "incarnation", "capability", "state", "reputation", "up_seconds", "telemetry"),
-    *("cordon", "cordon_until", "cordon_reason", "faults", "quarantines"),
+    *("cordon", "cordon_until", "cordon_reason", "faults", "quarantines", "tried"),
 )
 _EVENT = ("epoch", "actor", "from_state", "to_state", "job_id", "node_id", "attempt", "token", "cause", "detail")
 _METRIC = ("job_id", "attempt", "at", "values")

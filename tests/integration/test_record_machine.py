@@ -229,6 +229,7 @@ class RecordMachine(RuleBasedStateMachine):
             case "faults":
                 counts = {id: (len(ids), at) for at, id in enumerate(ids)}
                 self._same(nodes.count_faults, model_nodes.count_faults, counts, epoch=False)
+                self._same(nodes.note_tried, model_nodes.note_tried, ids[0], epoch=False)
             case "renew":
                 self._same(attempts.renew, model_attempts.renew, ids, lease_seconds, epoch=False)
             case "lead":

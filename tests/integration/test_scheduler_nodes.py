@@ -8,6 +8,7 @@ import pytest
 
 from cyxwiz_tasks.broker_connection import connect
 from cyxwiz_tasks.protocol import BEATS, node_queue
+from cyxwiz_tasks.resources import Resources
 from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until
 
@@ -179,6 +180,29 @@ def test_reputation_falls_with_a_loss_and_the_readings_reach_the_record(plane, m
         [row] = plane.client.nodes()
         assert row["reputation"] == pytest.approx(0.8)
         assert row["up_seconds"] > 0
+
+
+def test_a_new_node_gets_big_jobs_once_a_job_has_completed_there_or_others_are_full(plane):
+    def tried():
+        return {row["name"]: row["tried"] for row in plane.client.nodes()}
+
+    with plane.scheduler():
+        old = plane.node("old", gpus=4)
+        plane.submit()
+        old.run()
+        new = plane.node("new", gpus=4)
+        assert tried() == {"old": True, "new": False}
+        jobs = [plane.submit(resources=Resources(gpus=2)) for _ in range(3)]
+        assert [old.take()[0].job, old.take()[0].job] == jobs[:2]
+        assignment, _ = new.take()
+        assert assignment.job == jobs[2]
+        new.start(assignment)
+        assert new.end(assignment).committed
+        assert tried() == {"old": True, "new": True}
+    with plane.scheduler():
+        until(lambda: all(row["state"] == "up" for row in plane.client.nodes()))
+        plane.submit(resources=Resources(gpus=4))
+        assert new.take()[0].attempt == 1
 
 
 def test_a_message_that_got_lost_is_published_again_and_a_node_that_never_starts_it_loses_it(plane, monkeypatch):

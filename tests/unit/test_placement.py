@@ -189,6 +189,33 @@ def test_what_sleeps_wakes_when_a_node_in_quarantine_becomes_its_last_resort_and
     assert cpu_job in bench.backlog
 
 
+def test_a_new_node_gets_no_big_job_while_one_that_is_tried_has_room() -> None:
+    cluster = Cluster()
+    cluster.upsert_node("new", "new", capability(A100, A100, slots=4), "1", tried=False)
+    cluster.upsert_node("worn", "worn", capability(T4, T4, slots=4), "1", reputation=0.1, uptime=0.1)
+    bench = Bench(cluster)
+    big, small = bench.submit(gpus=2, gpu_model="A100|T4", prefer={"gpu_model=A100": 1.0}), bench.submit(gpus=1)
+    assert bench.place() == {big: "worn", small: "new"}
+    for job_id in (big, small):
+        cluster.release(job_id)
+    cluster.set_tried("new")
+    again = bench.submit(gpus=2, gpu_model="A100|T4", prefer={"gpu_model=A100": 1.0})
+    assert bench.place() == {again: "new"}
+
+
+def test_a_big_job_does_not_wait_for_a_node_that_is_tried() -> None:
+    cluster = Cluster()
+    cluster.upsert_node("new", "new", capability(A100, A100, slots=4), "1", tried=False)
+    cluster.upsert_node("small", "small", capability(T4, slots=4), "1")
+    bench = Bench(cluster)
+    only_there = bench.submit(gpus=2)
+    assert bench.place() == {only_there: "new"}
+    cluster.release(only_there)
+    cluster.upsert_node("full", "full", capability(T4, T4, slots=4), "1")
+    first, second = bench.submit(gpus=2), bench.submit(gpus=2)
+    assert bench.place() == {first: "full", second: "new"}
+
+
 def test_a_removed_node_gives_its_row_to_the_next() -> None:
     bench = Bench(cluster_of(a=capability(T4)))
     job = bench.submit(gpus=1)

@@ -25,7 +25,7 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.matching import GpuKind, failures, gpu_checks
 from broker.scheduler.node import Node
 from broker.scheduler.placement import Placement, Placer
-from broker.scheduler.scoring import availability, fit
+from broker.scheduler.scoring import UNTRIED, availability, fit
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.conditions import Applicant, Condition
 from cyxwiz_tasks.preferences import as_requirement
@@ -69,7 +69,8 @@ def score_now(cluster: Cluster, node: Node, resources: Resources, applicant: App
     if positions is None:
         return None
     weights, free = cluster.weights, availability(node)
-    bonus = weights.fit * fit(node, demand, positions) + preferred_share(node, resources, admitted)
+    untried = -UNTRIED * (not node.tried and resources.gpus * resources.nodes > 1)
+    bonus = weights.fit * fit(node, demand, positions) + (untried + preferred_share(node, resources, admitted))
     policy = resources.placement or cluster.placement
     leaning = {"spread": free, "pack": 1.0 + weights.availability - (1.0 + 2 * weights.availability) * free}
     score = node.standing + bonus + leaning.get(policy, 0.0)
@@ -128,12 +129,24 @@ class PlacementMachine(RuleBasedStateMachine):
             self.cluster.upsert_node(f"n{number}", f"n{number}", capability, "0")
 
     @rule(
-        node_id=node_ids, able=capabilities, reputation=shares, uptime=shares, state=st.sampled_from(["up", "suspect"])
+        node_id=node_ids,
+        able=capabilities,
+        reputation=shares,
+        uptime=shares,
+        state=st.sampled_from(["up", "suspect"]),
+        tried=st.booleans(),
     )
-    def register(self, node_id: str, able: Capability, reputation: float, uptime: float, state: str) -> None:
+    def register(
+        self, node_id: str, able: Capability, reputation: float, uptime: float, state: str, tried: bool
+    ) -> None:
         self.cluster.upsert_node(
-            node_id, node_id, able, "1", state=NodeState(state), reputation=reputation, uptime=uptime
+            node_id, node_id, able, "1", state=NodeState(state), reputation=reputation, uptime=uptime, tried=tried
         )
+
+    @rule(node_id=node_ids)
+    def complete_a_first_job(self, node_id: str) -> None:
+        if node_id in self.cluster:
+            self.cluster.set_tried(node_id)
 
     @rule(node_id=node_ids, state=st.sampled_from(NodeState))
     def change_state(self, node_id: str, state: NodeState) -> None:

@@ -24,6 +24,7 @@ def known(tx: Tx) -> list[KnownNode]:
             row.cordon,
             row.faults,
             row.quarantines,
+            row.tried,
         )
         for row in _there(tx)
     ]

@@ -36,6 +36,7 @@ def register(tx: Tx, epoch: int, registration: Registration) -> Registered:
         Cordon(row.cordon) if row.cordon else None,
         row.faults,
         row.quarantines,
+        row.tried,
     )
 
 
@@ -68,6 +69,13 @@ def rate(tx: Tx, reputations: Mapping[str, float]) -> int:
     for id in known:
         tx.change(tx.tables.nodes[id]).reputation = reputations[id]
     return len(known)
+
+
+def note_tried(tx: Tx, node_id: str) -> bool:
+    if node_id not in tx.tables.nodes:
+        return False
+    tx.change(tx.tables.nodes[node_id]).tried = True
+    return True
 
 
 def cordon(tx: Tx, epoch: int, node_id: str, cordon: Cordon, seconds: float | None = None, reason: str = "") -> bool:

@@ -96,6 +96,7 @@ class NodeRow:
     cordon_reason: str | None = None
     faults: int = 0
     quarantines: int = 0
+    tried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
