@@ -49,7 +49,8 @@ def _play(client: redis.Redis, placed: list[str], at_work: deque[tuple[float, As
     pipe = client.pipeline(transaction=False)
     for node_id in placed:
         pipe.rpop(node_queue(node_id))
-    taken = [_assignment(raw) for raw in pipe.execute()] if placed else []
+    # One that was published again after it was taken is announced once, and may be found twice, or not at all.
+    taken = [_assignment(raw) for raw in pipe.execute() if raw is not None] if placed else []
     now = time.monotonic()
     at_work.extend((now + JOB_SECONDS, assignment) for assignment in taken)
     reports = [Started(**_whose(one), pid=4711, device="cpu").model_dump_json() for one in taken]
