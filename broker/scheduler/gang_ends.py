@@ -13,16 +13,17 @@ from typing import Any
 
 from broker.scheduler import attempt_ends
 from broker.scheduler.memory import Live
-from broker.scheduler.standing import carried_to_its_end
+from broker.scheduler.standing import carried_to_its_end, suspect_member
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol import Ended, log_key
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, Cause
 from db import attempts, gangs
 
-#: the earlier, the more it explains; what is not here comes just before `network`
+#: The earlier, the more it explains; what is not here comes just before `network`. A node that stops gives its member's
+#: place back by itself, and the others fail for that; those that were told to end for another's end explain nothing.
 _EXPLAINING = (
-    *(Cause.CANCELLED, Cause.HARDWARE, Cause.OUT_OF_MEMORY, Cause.NODE_LOST, Cause.CRASHED, Cause.DEADLINE),
-    *(Cause.TIME_LIMIT, Cause.HUNG, Cause.ERROR, Cause.NETWORK, Cause.PREEMPTED),
+    *(Cause.CANCELLED, Cause.HARDWARE, Cause.OUT_OF_MEMORY, Cause.NODE_LOST, Cause.PREEMPTED, Cause.CRASHED),
+    *(Cause.DEADLINE, Cause.TIME_LIMIT, Cause.HUNG, Cause.ERROR, Cause.NETWORK),
 )
 
 
@@ -43,6 +44,8 @@ def settle(turn: Turn) -> None:
         attempt_ends.settle(turn, end, ending, answer)
         if answer.job_state in TERMINAL_JOB_STATES:
             _end_logs(turn, gang)
+        if end.is_suspicious:
+            suspect_member(turn, gang[0].token, end.report.node)
         if end.report.outcome == "completed":
             for member in gang[1:]:
                 carried_to_its_end(turn, member.node_id)
@@ -84,9 +87,9 @@ def _explains(member: Live) -> tuple[bool, bool, int, int]:
     assert end is not None
     cause = _cause(end.report)
     place = _EXPLAINING.index(cause) if cause in _EXPLAINING else _EXPLAINING.index(Cause.NETWORK)
-    # Of those that were told to, who did so explains more than who failed instead.
-    if end.was_told and cause in (Cause.PREEMPTED, Cause.CANCELLED):
-        place = -1
+    if cause in (Cause.PREEMPTED, Cause.CANCELLED):
+        # Of a gang that was told to end, who did so explains more than who failed instead.
+        place = len(_EXPLAINING) if end.followed else -1 if end.was_told else place
     return end.report.outcome == "completed", end.was_told, place, member.rank
 
 

@@ -80,15 +80,12 @@ def _reported(turn: Turn, given: list[tuple[Live, Ended]]) -> None:
 
 def _note(turn: Turn, ends: list[tuple[Live, Ended]], *, taken_back: bool = False) -> set[int]:
     """Record ends of members, of each the first; the tokens of those that had not ended."""
-    first = {live.token: (live, report.model_copy(update={"reply_to": None})) for live, report in reversed(ends)}
-    rows = [
-        gangs.MemberEnd(live.job_id, live.token, report.node, report.model_dump(mode="json", exclude_defaults=True))
-        for live, report in first.values()
-    ]
+    first = {live.token: (live, _made_of(live, report, taken_back)) for live, report in reversed(ends)}
+    rows = [gangs.MemberEnd(live.job_id, live.token, end.report.node, end.row) for live, end in first.values()]
     noted = gangs.end(turn.tx, rows)
     for token in noted:
-        live, report = first[token]
-        live.ended = MemberEnd(report, live.must_end and not live.follows, taken_back)
+        live, found = first[token]
+        live.ended = found
     for job_id in dict.fromkeys(first[token][0].job_id for token in noted):
         gang = turn.memory.live[job_id].gang
         if all(member.ended is not None for member in gang):
@@ -96,6 +93,11 @@ def _note(turn: Turn, ends: list[tuple[Live, Ended]], *, taken_back: bool = Fals
         elif (failed := _first_to_fail(gang)) is not None:
             stopping.end_with(turn, failed, _why(failed))
     return noted
+
+
+def _made_of(live: Live, report: Ended, taken_back: bool) -> MemberEnd:
+    told = live.must_end and not live.follows
+    return MemberEnd(report.model_copy(update={"reply_to": None}), told, live.follows, taken_back)
 
 
 def _first_to_fail(gang: Sequence[Live]) -> Live | None:

@@ -99,8 +99,21 @@ class MemberEnd(NamedTuple):
     report: Ended
     #: the whole gang had been told to end before, so what it says is no reason of its own
     was_told: bool = False
+    #: it had been told to end because another member had
+    followed: bool = False
     #: its node did not say so: the scheduler took its place back
     taken_back: bool = False
+
+    @classmethod
+    def recorded(cls, row: dict[str, Any]) -> MemberEnd:
+        """Of what `row` had put into the record."""
+        return cls(Ended.model_validate(row), *(bool(row.get(name)) for name in cls._fields[1:]))
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What the record gets of it."""
+        flags = {name: True for name in self._fields[1:] if getattr(self, name)}
+        return self.report.model_dump(mode="json", exclude_defaults=True) | flags
 
 
 class Memory:
@@ -227,7 +240,7 @@ class Memory:
                 gpus=member.gpus,
                 running=member.started,
                 rank=member.rank,
-                ended=MemberEnd(Ended.model_validate(member.report)) if member.report is not None else None,
+                ended=MemberEnd.recorded(member.report) if member.report is not None else None,
             )
             found.append(live)
             self.live[live.holder] = live

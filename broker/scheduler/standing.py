@@ -92,6 +92,12 @@ def suspect(turn: Turn, ended: Sequence[tuple[int, str]]) -> None:
         _count_fault(turn, node_id, f"a job {'hung' if cause == Cause.HUNG else cause} there")
 
 
+def suspect_member(turn: Turn, token: int, node_id: str) -> None:
+    """The same for a member of a gang; `token` is its gang's, whose attempt names the node of rank 0 alone."""
+    for _, cause in attempts.blamed(turn.tx, [token], sorted(SUSPICIOUS)):
+        _count_fault(turn, node_id, f"a job {'hung' if cause == Cause.HUNG else cause} there")
+
+
 def _count_fault(turn: Turn, node_id: str, reason: str) -> None:
     cluster = turn.memory.cluster
     if node_id not in cluster or cluster.node(node_id).cordon is not None:

@@ -129,6 +129,32 @@ def test_a_node_that_is_lost_ends_its_gang(plane):
         assert {attempt.attempt for _, attempt in taken(left)} == {2}
 
 
+def test_a_node_that_stops_ends_its_gang_and_costs_no_try_although_the_others_fail_for_it(plane):
+    with plane.scheduler():
+        nodes = three(plane)
+        job_id = plane.submit(resources={"nodes": 3})
+        gang = taken(nodes)
+        assert gang[0][0].end(gang[0][1], "failed", cause="error", message="peer gone").committed
+        assert gang[1][0].end(gang[1][1], "preempted", cause="preempted", message="the node stops").committed
+    with plane.scheduler():
+        assert gang[2][0].end(gang[2][1], "preempted", cause="preempted").committed
+        until(lambda: plane.job(job_id)["attempts"] == 2)
+        assert plane.job(job_id)["attempt_list"][0]["cause"] == "preempted"
+
+
+def test_who_had_to_follow_another_explains_nothing_also_under_the_next_leader(plane):
+    with plane.scheduler():
+        nodes = three(plane)
+        job_id = plane.submit(resources={"nodes": 3})
+        gang = taken(nodes)
+        assert gang[0][0].end(gang[0][1], "failed", cause="error", message="no").committed
+        gang[1][0].told()
+        assert gang[1][0].end(gang[1][1], "preempted", cause="preempted").committed
+    with plane.scheduler():
+        assert gang[2][0].end(gang[2][1], "preempted", cause="preempted").committed
+        assert plane.wait_for(job_id, "failed")["message"].startswith("rank 0 of 3")
+
+
 def test_a_node_that_went_after_its_member_had_completed_is_no_loss(plane):
     with plane.scheduler():
         nodes = three(plane)
