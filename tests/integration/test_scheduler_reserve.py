@@ -66,3 +66,26 @@ def test_a_reserved_job_is_told_when_it_is_too_late_for_it(plane):
         big = plane.submit(2, resources={"gpus": 2}, start_by="1h")
         until(lambda: "is kept for it" in str(plane.client.why(big)))
         assert "it fails then" in str(plane.client.why(big))
+
+
+def test_a_gangs_nodes_are_kept_one_by_one_as_small_jobs_give_them_back(plane):
+    with plane.scheduler():
+        nodes = [plane.node(name, gpus=1, slots=2) for name in ("one", "two", "three")]
+        for number in range(3):
+            plane.submit(number, resources={"gpus": 1})
+        places = {node.name: node.take()[0] for node in nodes}
+        gang = plane.submit(4, resources={"nodes": 2, "gpus": 1})
+        until(lambda: "are kept for it" in str(plane.client.why(gang)))
+        said = str(plane.client.why(gang))
+        assert "It needs 2 nodes at the same time: 3 of 3 fit" in said
+        small = plane.submit(5, resources={"gpus": 1})
+        kept = [node for node in nodes if node.name in said.partition("Nodes ")[2].partition(" are kept")[0]]
+        assert len(kept) == 2
+        assert kept[0].end(places[kept[0].name]).committed
+        until(lambda: "on 1 of these 2" in str(plane.client.why(gang)))
+        assert plane.job(small)["state"] == "pending", "the node that is free is kept"
+        assert kept[1].end(places[kept[1].name]).committed
+        assert {node.take()[0].job for node in kept} == {gang}
+        [other] = [node for node in nodes if node not in kept]
+        assert other.end(places[other.name]).committed
+        assert other.run().job == small
