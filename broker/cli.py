@@ -19,6 +19,7 @@ from cyxwiz_tasks.settings import settings
 if TYPE_CHECKING:
     from broker.stack import Plan, Stack
 
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 PARTS_HELP = "Start only these, separated by commas: postgres, redis, scheduler, worker, flower."
 
 
@@ -55,7 +56,7 @@ def say_on(console: Console) -> Callable[[str, str], None]:
 @click.option("--slots", type=click.IntRange(1), help="Jobs that a node runs at a time (default: one per GPU).")
 @click.option("--only", help=PARTS_HELP)
 @click.option("--listen", metavar="HOST", help="Also open the embedded Redis at this address, for other machines.")
-@click.option("--path", "paths", multiple=True, type=click.Path(path_type=Path), help="Folder with modules of jobs.")
+@click.option("--path", "paths", multiple=True, type=_FOLDER, help="Folder with modules of jobs.")
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import it once, for all jobs, which start sooner.")
 @click.option("--flower-port", default=5555, show_default=True, help="Another free port is taken if this one is not.")
 def up(
@@ -133,6 +134,8 @@ def flower(address: str, port: int, auth: bool) -> None:
 
     if any(name.startswith("FLOWER_") for name in os.environ):
         raise InvalidSettings("FLOWER_*: not read here; use the options of `cyxwiz flower`")
+    # Fails here, with a sentence, where there is no stack.
+    settings().broker()
     login = service.login(settings().home) if auth else None
     if login is not None and login.is_new:
         click.echo(f"Flower: user {service.USER}, password {login.password}")

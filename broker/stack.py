@@ -74,7 +74,7 @@ def running(plan: Plan, settings: Settings, say: Say, cancelled: Callable[[], bo
     Servers whose URL is given in the environment are used and not started. Raises StackRunsAlready, and
     ServerUnavailable with the reason where something does not start.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    _make_home(settings.home)
     with ExitStack() as exits:
         exits.enter_context(_sole_owner(settings.home))
         stack = Stack(settings, broker_url="", database_url="")
@@ -89,6 +89,15 @@ def running(plan: Plan, settings: Settings, say: Say, cancelled: Callable[[], bo
         exits.callback(stack.supervisor.stop)
         stack.supervisor.start(cancelled=cancelled)
         yield stack
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSettings(
+            f"CYXWIZ_HOME: {home} cannot be made ({error.strerror}): name a folder in which you may write"
+        ) from None
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class SizeRange:
             raise ValueError(f'"{text}" has no end: write "24GB..", "..80GB" or "24GB..80GB"')
         found = SizeRange(parse_size(low) if low.strip() else 0, parse_size(high) if high.strip() else None)
         if found.max_bytes is not None and found.max_bytes < found.min_bytes:
-            raise ValueError(f'"{text}" ends below its start')
+            raise ValueError(f'"{text}" ends below its start: write the smaller size first, such as "24GB..80GB"')
         return found
 
 

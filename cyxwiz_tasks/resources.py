@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cyxwiz_tasks import preferences
+from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.quantities import SizeRange, VersionBounds, name_pattern
 
@@ -21,6 +22,17 @@ NOMINAL_SHARE = 0.93
 
 #: each member of a gang is told of all others
 MOST_NODES = 256
+_EXAMPLES = {
+    "gpus": "gpus=1",
+    "cpus": "cpus=8",
+    "nodes": "nodes=2",
+    "gpu_model": 'gpu_model="A100|H100*"',
+    "os": 'os="Debian*"',
+    "region": 'region="eu-*"',
+    "labels": 'labels={"rack": "b2"}',
+    "node": 'node="gpu-1"',
+    "exclude_nodes": 'exclude_nodes=("gpu-3",)',
+}
 _GPU_FIELDS = ("gpu_memory", "gpu_model", "compute_capability", "shared")
 
 
@@ -88,6 +100,12 @@ class Resources(BaseModel):
             name_pattern(value)
         return value
 
+    @field_validator("labels", "prefer")
+    @classmethod
+    def _in_order(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """The same whatever the order in which they were written, so that there is one shape."""
+        return dict(sorted(value.items()))
+
     @field_validator("prefer", mode="before")
     @classmethod
     def _preferences(cls, value: Any) -> Any:
@@ -106,13 +124,16 @@ class Resources(BaseModel):
         if isinstance(data, dict) and not data.get("gpus"):
             wished = [name for name in _GPU_FIELDS if data.get(name)]
             if "gpus" in data and data["gpus"] == 0 and wished:
-                raise ValueError(f"gpus=0 and {wished[0]} contradict each other: leave one of them out")
+                return data  # `_consistent` refuses it
             if wished or data.get("device") == "cuda":
                 return data | {"gpus": 1}
         return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Resources:
+        wished = [name for name in _GPU_FIELDS if getattr(self, name)]
+        if wished and not self.gpus:
+            raise ValueError(f"gpus=0 and {wished[0]} contradict each other: leave one of them out")
         if self.device == "cpu" and self.gpus:
             raise ValueError('device="cpu" and a GPU contradict each other: leave one of them out')
         if self.shared and self.gpu_memory is None:
@@ -138,7 +159,10 @@ class Resources(BaseModel):
             if first["type"] == "extra_forbidden":
                 known = ", ".join(cls.model_fields)
                 raise InvalidJob(field, "there is no such requirement", f"Known are {known}") from None
-            raise InvalidJob(field, first["msg"].removeprefix("Value error, ")) from None
+            example = _EXAMPLES.get(str(first["loc"][0])) if first["loc"] else None
+            is_own = "error" in first.get("ctx", {})
+            hint = f"Write for example {example}" if example and not is_own else ""
+            raise InvalidJob(field, reason(first), hint) from None
 
     @cached_property
     def shape(self) -> str:

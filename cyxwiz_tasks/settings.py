@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import InvalidSettings, NoStack
 
 
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     disconnected_seconds: float = Field(default=900.0, gt=0)
 
     #: the score's weights, in this order: reputation, availability, capability fit, uptime
-    score_weights: tuple[float, float, float, float] = (40.0, 30.0, 20.0, 10.0)
+    score_weights: Annotated[tuple[float, float, float, float], NoDecode] = (40.0, 30.0, 20.0, 10.0)
     #: for jobs that name none: "spread" over empty nodes, "pack" the fullest that have room, or neither before all else
     placement: Literal["balanced", "spread", "pack"] = "balanced"
 
@@ -88,6 +89,19 @@ class Settings(BaseSettings):
         """Where `cyxwiz up` leaves the addresses of the stack it runs; readable by its owner alone."""
         return self.home / "stack.json"
 
+    @field_validator("score_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = value.strip("[] ").split(",")
+        try:
+            if len(parts) == len(cls.model_fields["score_weights"].default):
+                return tuple(map(float, parts))
+        except ValueError:
+            pass
+        raise ValueError(f"{value!r} is not four numbers: write reputation, availability, fit, uptime: 40,30,20,10")
+
     def broker(self) -> str:
         """The broker's URL, given or of the stack that runs here.
 
@@ -124,4 +138,4 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "CYXWIZ_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise InvalidSettings(f"{name}: {first['msg']}") from None
+        raise InvalidSettings(f"{name}: {reason(first)}. Write another value, or unset it for the usual one") from None

@@ -6,24 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
+from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.training.names import check_dataset, check_model, did_you_mean
 
 #: The forms in which an option travels: what JSON can carry.
 Options = Mapping[str, Any]
 
-_ACTIONS = {
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be {le} or less",
-    "literal_error": "must be one of {expected}",
-    "missing": "is missing",
-    "finite_number": "must be a finite number",
-    "string_too_short": "must not be empty",
-}
 _EXAMPLES = {
     "model": 'model="cnn"',
     "dataset": 'dataset="digits"',
@@ -130,13 +120,4 @@ def invalid_job(error: ValidationError) -> InvalidJob:
     if cause is not None:
         return InvalidJob(field, str(cause))
     example = _EXAMPLES.get(field)
-    return InvalidJob(field, _reason(details), f"Write for example {example}" if example else "")
-
-
-def _reason(details: ErrorDetails) -> str:
-    template = _ACTIONS.get(details["type"])
-    if template is None:
-        text = details["msg"][0].lower() + details["msg"][1:]
-    else:
-        text = template.format(**details.get("ctx", {}))
-    return text if details["type"] == "missing" else f"{text}, not {str(details['input'])[:80]!r}"
+    return InvalidJob(field, reason(details), f"Write for example {example}" if example else "")

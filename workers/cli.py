@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.settings import Settings, settings
 
 _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
@@ -79,27 +78,24 @@ def worker(
     jobs back to the queue and ends in order; a second ends at once.
     """
     _set_up_logging()
-    try:
-        chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
-        code = paths or (str(Path.cwd()),)
-        status = _run(
-            chosen,
-            name,
-            slots,
-            labels,
-            share,
-            region,
-            address,
-            accept,
-            hours,
-            timezone,
-            code,
-            preload,
-            data,
-            submitted_paths,
-        )
-    except CyxwizError as error:
-        raise click.ClickException(str(error)) from error
+    chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
+    code = paths or (str(Path.cwd()),)
+    status = _run(
+        chosen,
+        name,
+        slots,
+        labels,
+        share,
+        region,
+        address,
+        accept,
+        hours,
+        timezone,
+        code,
+        preload,
+        data,
+        submitted_paths,
+    )
     sys.exit(status)
 
 
@@ -133,13 +129,12 @@ def _run(
 
     # Fails here, with a sentence, where there is no stack.
     address = address or address_towards(chosen.broker())
-    folder = NodeFolder(chosen.home, name)
-    part = Share.parse(share)
+    part, declared = Share.parse(share), parse_labels(labels)
+    conditions = checked_accept(accept) | checked_hours(hours, timezone)
     gpus = SharedGpus(find_gpus(), part)
-    capability = detect_capability(
-        gpus, folder.path, slots=slots, region=region, labels=parse_labels(labels), address=address
-    )
-    capability = capability.model_copy(update=checked_accept(accept) | checked_hours(hours, timezone))
+    folder = NodeFolder(chosen.home, name)
+    capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=declared, address=address)
+    capability = capability.model_copy(update=conditions)
     job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths, preload=preload)
     _drop_credentials()
     return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, job_paths, chosen)

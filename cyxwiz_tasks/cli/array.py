@@ -24,8 +24,13 @@ def array_options_of(grid: tuple[str, ...], at_most: int | None, early_stopping:
             raise InvalidJob(name, "is for an array", "Write --grid learning_rate=0.1,0.01 beside it")
     if not grid:
         return {}
-    rule = None if early_stopping is None else SuccessiveHalving.parse(parse_json("early_stopping", early_stopping))
+    rule = None if early_stopping is None else SuccessiveHalving.parse(_rule_of(early_stopping))
     return {"parameters": grid_of(grid), "at_most": at_most, "early_stopping": rule}
+
+
+def _rule_of(text: str) -> dict[str, Any]:
+    rule: dict[str, Any] = parse_json("early_stopping", text, dict, '{"metric": "val_accuracy", "rung_epochs": [1, 3]}')
+    return rule
 
 
 def grid_of(texts: tuple[str, ...]) -> dict[str, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -102,6 +103,14 @@ class Commands(click.Group):
             raise click.ClickException(
                 f"`cyxwiz {cmd_name}` needs {error.name}, which is not installed: pip install 'cyxwiz-tasks[{package}]'"
             ) from None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            like = get_close_matches(args[0], self.list_commands(ctx), 1)
+            advice = f"Did you mean {like[0]!r}?" if like else "`cyxwiz --help` lists them."
+            raise click.UsageError(f"{error.message} {advice}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         known = {*_OWN, *_services()}

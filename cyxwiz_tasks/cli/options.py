@@ -85,12 +85,16 @@ def resources_of(options: dict[str, Any], base: dict[str, Any] | None = None) ->
     return Resources.parse((base or {}) | chosen)
 
 
-def parse_json(name: str, text: str) -> Any:
-    """The value of an option that takes JSON. Raises InvalidJob that names it."""
+def parse_json(name: str, text: str, kind: type[Any], example: str) -> Any:
+    """The list, or object, of an option that takes JSON. Raises InvalidJob that names it."""
+    hint = f"Write for example '{example}'"
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
-        raise InvalidJob(name, f"{text[:60]!r} is no JSON ({error})", """Write for example '{"rate": 0.1}'""") from None
+        raise InvalidJob(name, f"{text[:60]!r} is no JSON ({error})", hint) from None
+    if not isinstance(value, kind):
+        raise InvalidJob(name, f"{text[:60]!r} is not {'a list' if kind is list else 'an object'}", hint)
+    return value
 
 
 def print_json(value: Any) -> None:

@@ -30,8 +30,7 @@ def command() -> None:
 )
 @click.argument("words", nargs=-1, required=True, metavar="-- SUBMIT_OPTIONS")
 @json_option
-@click.pass_context
-def add(ctx: click.Context, /, name: str, words: tuple[str, ...], as_json: bool, **when: Any) -> None:
+def add(name: str, words: tuple[str, ...], as_json: bool, **when: Any) -> None:
     """Send a job at each moment that a cron expression names.
 
     \b
@@ -40,7 +39,8 @@ def add(ctx: click.Context, /, name: str, words: tuple[str, ...], as_json: bool,
 
     What follows the two dashes are options of `cyxwiz submit`.
     """
-    options = submit.make_context("submit", list(words), parent=ctx).params
+    # Without a parent: a wrong option is then said to be one of `cyxwiz submit`, and --json stays what it was.
+    options = submit.make_context("cyxwiz submit", list(words)).params
     for option in _ONCE:
         if options.pop(option) not in (None, False, ()):
             flag = "follow" if option == "wanted" else option

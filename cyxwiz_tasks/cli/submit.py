@@ -145,7 +145,7 @@ def _given(submission: dict[str, Any]) -> dict[str, Any]:
 def _training(fields: dict[str, Any]) -> TrainingJob:
     for name in _OBJECTS:
         if isinstance(fields.get(name), str):
-            fields[name] = parse_json(name, fields[name])
+            fields[name] = parse_json(name, fields[name], dict, '{"hidden": [128, 64]}')
     for name in ("model", "dataset"):
         if not fields.get(name):
             raise InvalidJob(name, "is missing", "Write --model cnn --dataset digits, or --spec FILE")
@@ -162,11 +162,16 @@ def _function(task: str, arguments: str | None, kwargs: str | None, fields: dict
     sys.path.insert(0, os.getcwd())
     try:
         found = attrgetter(name)(import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise InvalidJob("task", str(error), "Run this where `python -c 'import MODULE'` works") from None
+    except ImportError as error:
+        raise InvalidJob("task", str(error), f"Run this where `python -c 'import {module}'` works") from None
+    except AttributeError:
+        raise InvalidJob("task", f"{module} has no {name!r}", "See its spelling: MODULE:FUNCTION") from None
     if not hasattr(found, "job_header"):
         raise InvalidJob("task", f"{task} is no job", "Put @job before it")
-    return found.s(*parse_json("args", arguments or "[]"), **parse_json("kwargs", kwargs or "{}"))
+    return found.s(
+        *parse_json("args", arguments or "[]", list, "[1, 2]"),
+        **parse_json("kwargs", kwargs or "{}", dict, '{"rate": 0.1}'),
+    )
 
 
 def _read(spec: Path) -> dict[str, Any]:
