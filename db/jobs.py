@@ -134,6 +134,7 @@ class Waiting(NamedTuple):
     #: what replaces fields of its resources
     learned: dict[str, Any] | None
     starts_in_seconds: float | None
+    #: None for one that started before, too: it has kept its `start_by`
     expires_in_seconds: float | None
     deadline_in_seconds: float | None
     #: of each attempt
@@ -270,7 +271,8 @@ _WAITING = text(
     """
     SELECT id::text AS id, seq, owner, project, priority, shape, learned,
         extract(epoch FROM not_before - statement_timestamp())::float8 AS starts_in_seconds,
-        extract(epoch FROM expires_at - statement_timestamp())::float8 AS expires_in_seconds,
+        CASE WHEN first_started_at IS NULL THEN extract(epoch FROM expires_at - statement_timestamp())::float8 END
+            AS expires_in_seconds,
         extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, time_limit_seconds
     FROM jobs WHERE state = 'pending' AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(CAST(:ids AS uuid[])))
     ORDER BY priority DESC, seq"""

@@ -138,7 +138,7 @@ def _let_wait(turn: Turn, submission: Submission) -> None:
         turn.memory.arrays.join(arrival.id, array.id, array.at_most, array.early_stopping)
     for dependency in unblocking.dependencies_of(arrival):
         turn.memory.dependencies.expect(arrival.id, dependency.on_id)
-    if turn.memory.expect_expiry(arrival.expires_at, arrival.header.start_by_seconds):
+    if turn.memory.expect_expiry(arrival.id, arrival.expires_at, arrival.header.start_by_seconds):
         turn.memory.wait_until(waiting_arrival(arrival, answer.seq), arrival.not_before)
 
 

@@ -55,6 +55,13 @@ class Estimate(BaseModel):
         when = f"about {self.start:%H:%M} UTC on {self.start:%d %B}, in {show_seconds(ceil(left_seconds))}"
         return f"Estimated start: {when if left_seconds >= 1 else 'now'}. Basis: {self.basis}."
 
+    def too_late(self, start_by: datetime) -> list[str]:
+        """What is said of a job that must have started by then, if that is not to be expected."""
+        if self.start is None or self.start <= start_by:
+            return []
+        limit = f"{start_by.astimezone(UTC):%H:%M} UTC on {start_by.astimezone(UTC):%d %B}"
+        return [f"That is after {limit}, when it must have started: unless jobs end early, it is cancelled then."]
+
 
 class _Ahead(NamedTuple):
     """Jobs that take such places first, and how long each holds one: None if nobody knows."""

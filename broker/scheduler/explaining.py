@@ -49,9 +49,11 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
         if (waiting := turn.memory.backlog.find(page["id"])) is not None:
-            found.sentences += keeping.sentences(turn.memory, waiting, parse_time(page["expires_at"]))
+            found.sentences += keeping.sentences(turn.memory, waiting)
             applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
             _estimate(turn, found, resources, applicant, waiting)
+            if waiting.job_id in turn.memory.start_by and (start_by := parse_time(page["expires_at"])) is not None:
+                found.sentences += found.estimate.too_late(start_by) if found.estimate is not None else []
         found.sentences += before
         return known | _explained(found)
     return known | {"text": " ".join([_sentence(page), *before])}

@@ -15,15 +15,13 @@ from cyxwiz_tasks.conditions import Applicant
 _NAMED = 3
 
 
-def sentences(memory: Memory, waiting: Waiting, start_by: datetime | None) -> list[str]:
-    """Of a job that waits: the place that is kept for it, or for whom places are kept where it would fit.
-
-    `start_by`: when it must have started, if ever.
-    """
+def sentences(memory: Memory, waiting: Waiting) -> list[str]:
+    """Of a job that waits: the place that is kept for it, or for whom places are kept where it would fit."""
     claim = memory.claims.get(waiting.job_id)
     if claim is not None:
-        own = _own(memory, claim) if waiting.resources.nodes == 1 else _of_gang(memory, memory.claims.of(claim.job_id))
-        return [own, *_too_late(claim, start_by)]
+        if waiting.resources.nodes > 1:
+            return [_of_gang(memory, memory.claims.of(claim.job_id))]
+        return [_own(memory, claim)]
     found = able(memory.cluster, waiting.resources, Applicant(waiting.owner, waiting.project, waiting.priority))
     said = []
     for other in memory.claims:
@@ -63,14 +61,6 @@ def _of_gang(memory: Memory, claims: list[Claim]) -> str:
 def _from(claim: Claim) -> str:
     at = _clock(claim)
     return f" from about {at:%H:%M} UTC on {at:%d %B}" if at is not None else ""
-
-
-def _too_late(claim: Claim, start_by: datetime | None) -> list[str]:
-    at = _clock(claim)
-    if start_by is None or at is None or at <= start_by:
-        return []
-    limit = f"{start_by.astimezone(UTC):%H:%M} UTC on {start_by.astimezone(UTC):%d %B}"
-    return [f"That is after {limit}, when it must have started: unless jobs end early, it fails then."]
 
 
 def _clock(claim: Claim) -> datetime | None:

@@ -136,6 +136,8 @@ class Memory:
         self._due: list[tuple[float, str]] = []
         self._due_of: dict[str, float] = {}
         self._expiries: list[float] = []
+        #: by when (monotonic) jobs must have started that have not
+        self.start_by: dict[str, float] = {}
         self.deadlines = Deadlines()
         self.dependencies = Dependencies()
         self.arrays = Arrays()
@@ -183,7 +185,7 @@ class Memory:
                 still_here()
             self.wait(waiting_job(job), now + job.starts_in_seconds if job.starts_in_seconds else None)
             if job.expires_in_seconds is not None:
-                heappush(self._expiries, now + job.expires_in_seconds)
+                self._expire(job.id, now + job.expires_in_seconds)
             self.deadlines.expect(job.id, job.deadline_in_seconds)
         for held in jobs.held(tx):
             self.deadlines.expect(held.id, held.deadline_in_seconds)
@@ -270,14 +272,18 @@ class Memory:
         left_seconds = not_before.timestamp() - time.time() if not_before is not None else 0.0
         self.wait(waiting, time.monotonic() + left_seconds)
 
-    def expect_expiry(self, expires_at: datetime | None, start_by_seconds: float | None) -> bool:
+    def expect_expiry(self, job_id: str, expires_at: datetime | None, start_by_seconds: float | None) -> bool:
         """Wake up when a job that was just accepted expires, if ever. Returns whether that is still to come."""
         left_seconds = start_by_seconds if start_by_seconds is not None else math.inf
         if expires_at is not None:
             left_seconds = min(left_seconds, expires_at.timestamp() - time.time())
         if left_seconds < math.inf:
-            heappush(self._expiries, time.monotonic() + left_seconds)
+            self._expire(job_id, time.monotonic() + left_seconds)
         return left_seconds > 0
+
+    def _expire(self, job_id: str, moment: float) -> None:
+        heappush(self._expiries, moment)
+        self.start_by[job_id] = moment
 
     def admit_due(self) -> int:
         """Move jobs whose time has come to those that wait for a node; how many did."""

@@ -59,6 +59,7 @@ def started(turn: Turn, reports: list[Started]) -> None:
         live = turn.memory.of_token(report.job, report.token)
         if live is not None:
             live.running = True
+            turn.memory.start_by.pop(report.job, None)
             if live.gang:
                 of_members.append(start)
     gangs.start(turn.tx, of_members)

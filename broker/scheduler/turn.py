@@ -43,6 +43,7 @@ class Turn:
     def forget(self, job_id: str) -> None:
         """A job has ended: nothing is expected of it any more, and others may have waited for it."""
         self.memory.deadlines.forget(job_id)
+        self.memory.start_by.pop(job_id, None)
         self.memory.dependencies.forget(job_id)
         self.over.append(job_id)
         array_id = self.memory.arrays.forget(job_id)

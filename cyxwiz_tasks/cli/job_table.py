@@ -11,6 +11,13 @@ from rich.text import Text
 from cyxwiz_tasks.cli.durations import show_between, show_since
 from cyxwiz_tasks.cli.values import show_mapping
 
+_TITLES = ("ID", "STATE", "JOB", "NODE", "PRIORITY", "TRIES", "AGE", "RAN")
+#: columns of a terminal from which on ids are shown whole
+_WIDE = 110
+#: columns of what is no terminal
+_PIPED = 240
+#: characters of an id that tell jobs apart; `cyxwiz why` and the others take them
+_ID_END = 12
 COLOURS = {
     "pending": "yellow",
     "assigned": "cyan",
@@ -23,23 +30,36 @@ COLOURS = {
 
 
 def show_jobs(rows: list[dict[str, Any]], console: Console) -> None:
-    """A line for each job."""
+    """A line for each job. What is alike for all is left out, and on a narrow terminal the beginning of ids, which is
+    their time: so there is room for names, which say the parameters of an array's jobs.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", no_wrap=True)
-    for title in ("STATE", "JOB", "NODE", "PRIORITY", "TRIES", "AGE", "RAN"):
+    short = console.is_terminal and console.width < _WIDE
+    titles = [title for title in _TITLES if title not in ("PRIORITY", "TRIES") or not short or _differs(rows, title)]
+    for title in titles:
         table.add_column(title, no_wrap=title != "JOB", overflow="fold")
     for row in rows:
-        table.add_row(
-            str(row["id"]),
-            state_text(row),
-            Text(str(row.get("name") or row.get("task") or "")),
-            Text(str(row.get("node") or "")),
-            str(row.get("priority") or ""),
-            str(row.get("attempts") or 0),
-            show_since(row.get("submitted_at") or row.get("accepted_at")),
-            show_between(row.get("started_at"), row.get("ended_at")),
-        )
+        cells: dict[str, str | Text] = {
+            "ID": str(row["id"])[-_ID_END:] if short else str(row["id"]),
+            "STATE": state_text(row),
+            "JOB": Text(str(row.get("name") or row.get("task") or "")),
+            "NODE": Text(str(row.get("node") or "")),
+            "PRIORITY": str(row.get("priority") or ""),
+            "TRIES": str(row.get("attempts") or 0),
+            "AGE": show_since(row.get("submitted_at") or row.get("accepted_at")),
+            "RAN": show_between(row.get("started_at"), row.get("ended_at")),
+        }
+        table.add_row(*(cells[title] for title in titles))
+    if not console.is_terminal:
+        console.width = _PIPED  # a program that reads this gets each job in one line
     console.print(table if rows else "no jobs")
+
+
+def _differs(rows: list[dict[str, Any]], title: str) -> bool:
+    """Whether a column says something that is not so for nearly every job."""
+    if title == "TRIES":
+        return any((row.get("attempts") or 0) > 1 for row in rows)
+    return any(row.get("priority") not in (None, "normal") for row in rows)
 
 
 def state_text(row: dict[str, Any]) -> Text:

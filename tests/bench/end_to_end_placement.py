@@ -13,12 +13,11 @@ import psutil
 import redis
 
 from cyxwiz_tasks import Client, Resources
-from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.protocol import BEATS, REPORTS, Register, node_queue, reply_key
 from tests.bench.row import Row
+from tests.unit.fleet import capability
 
 NODES, JOBS, SLOTS = 1000, 6000, 8
-GB = 2**30
 _QUEUES = "bench.queues"
 _PUBLISHED = """
 local messages = 0
@@ -62,33 +61,13 @@ def measure(client: Client) -> Row:
 
 
 def _register(server: redis.Redis, number: int, node_id: str) -> None:
-    gpus = [
-        Gpu(
-            index=index, uuid=f"{number}-{index}", model="Declared 24GB", memory_bytes=24 * GB, compute_capability="8.9"
-        )
-        for index in range(4)
-    ]
-    capability = Capability(
-        hostname=f"host{number}",
-        os="Linux",
-        os_version="declared",
-        architecture="x86_64",
-        python="3.11",
-        cyxwiz="0",
-        cpu_model="declared",
-        cpu_cores=64,
-        ram_bytes=256 * GB,
-        disk_bytes=1024 * GB,
-        disk_free_bytes=1024 * GB,
-        gpus=gpus,
-        slots=SLOTS,
-    )
+    declared = capability(*[("Declared 24GB", "24GB", "8.9")] * 4, slots=SLOTS, cpus=64, ram="256GB")
     report = Register(
         node=node_id,
         incarnation=str(uuid.uuid4()),
         name=f"declared-{number}",
         hostname=f"declared-{number}@bench",
-        capability=capability,
+        capability=declared,
         reply_to=reply_key(f"bench-{number}"),
     )
     server.lpush(REPORTS, report.model_dump_json())

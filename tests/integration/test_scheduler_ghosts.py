@@ -94,7 +94,8 @@ def test_jobs_that_ended_long_ago_leave_the_record_with_all_that_is_theirs(plane
 
 
 def test_nodes_that_are_long_gone_leave_the_record_unless_something_of_theirs_is_kept(plane, monkeypatch):
-    monkeypatch.setattr("broker.scheduler.duties.prune._NODE_SECONDS", 0.0)
+    for rest in ("_NODE_SECONDS", "_NODE_REST_SECONDS"):
+        monkeypatch.setattr(f"broker.scheduler.duties.prune.{rest}", 0.0)
     monkeypatch.setattr("broker.scheduler.duties.prune.Prune.every_seconds", 0.05)
     monkeypatch.setattr("broker.scheduler.duties.prune._REST_SECONDS", 0.0)
     with plane.scheduler():

@@ -58,14 +58,19 @@ def test_a_job_that_waits_is_told_about_when_it_starts(plane):
         assert "in 1 h" in str(told) or "in 59 min" in str(told)
 
 
-def test_a_reserved_job_is_told_when_it_is_too_late_for_it(plane):
+def test_who_cannot_start_in_time_keeps_no_place(plane):
     with plane.scheduler():
         node = plane.node(gpus=2, slots=4)
         plane.submit(1, resources={"gpus": 1}, time_limit="2h")
         node.take()
-        big = plane.submit(2, resources={"gpus": 2}, start_by="1h")
-        until(lambda: "is kept for it" in str(plane.client.why(big)))
-        assert "it fails then" in str(plane.client.why(big))
+        late = plane.submit(2, resources={"gpus": 2}, start_by="1h")
+        until(lambda: "it is cancelled then" in str(plane.client.why(late)))
+        assert "is kept for it" not in str(plane.client.why(late))
+        small = plane.submit(3, resources={"gpus": 1})
+        assert node.take()[0].job == small
+        plane.client.cancel(late)
+        late = plane.submit(4, resources={"gpus": 2}, start_by=2.0, priority="high")
+        plane.wait_for(late, "cancelled")
 
 
 def test_a_gangs_nodes_are_kept_one_by_one_as_small_jobs_give_them_back(plane):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from datetime import UTC, datetime, timedelta
 from heapq import heapreplace
 
 import pytest
@@ -150,6 +151,15 @@ def test_jobs_ahead_take_places_first_and_hold_them() -> None:
     wide.submit(limit=300, gpus=2)
     wide.submit(limit=300, gpus=9)
     assert wide.ask(waiting=wide.submit()).basis.count("2 jobs in line before it") == 1
+
+
+def test_it_says_that_a_start_by_cannot_be_met() -> None:
+    site = Site(1)
+    site.run(limit=3600)
+    found, now = site.ask(), datetime.now(UTC)
+    assert found.too_late(now + timedelta(hours=2)) == []
+    assert "when it must have started: unless jobs end early, it is cancelled" in found.too_late(now)[0]
+    assert Estimate(start=None, basis="").too_late(now) == []
 
 
 def test_a_gang_starts_when_as_many_nodes_have_a_place() -> None:

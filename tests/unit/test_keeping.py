@@ -46,29 +46,22 @@ def reserve(memory: Memory, starts_in_seconds: float | None) -> None:
 def test_it_says_from_when_and_whose_end_is_waited_for(memory: Memory) -> None:
     reserve(memory, 3600)
     at = datetime.now(UTC) + timedelta(hours=1)
-    (said,) = sentences(memory, BIG, None)
+    (said,) = sentences(memory, BIG)
     assert said.startswith("Node gpu-1 is kept for it from about ")
     assert f"{at:%d %B}" in said
     assert "when job running has to end at the latest" in said
-    (other,) = sentences(memory, SMALL, None)
+    (other,) = sentences(memory, SMALL)
     assert other.startswith("It would fit on gpu-1, where the place is kept for job big from about ")
     assert "with a time_limit it could run there" in other
 
 
-def test_it_says_that_a_start_by_cannot_be_met(memory: Memory) -> None:
-    reserve(memory, 3600)
-    soon, late = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (5, 90))
-    assert len(sentences(memory, BIG, late)) == 1
-    assert "it fails then" in sentences(memory, BIG, soon)[1]
-
-
 def test_it_says_that_nobody_knows_when(memory: Memory) -> None:
     reserve(memory, None)
-    (said,) = sentences(memory, BIG, datetime.now(UTC))
+    (said,) = sentences(memory, BIG)
     assert "once job running has ended" in said
-    (other,) = sentences(memory, SMALL, None)
+    (other,) = sentences(memory, SMALL)
     assert other == "It would fit on gpu-1, where the place is kept for job big."
 
 
 def test_where_nothing_is_kept_nothing_is_said(memory: Memory) -> None:
-    assert sentences(memory, BIG, None) == []
+    assert sentences(memory, BIG) == []

@@ -22,8 +22,9 @@ _BUDGET_SECONDS = 0.05
 #: after a look that found nothing
 _REST_SECONDS = 60.0
 _NODE_EVENTS_SECONDS, _NODE_EVENTS_BATCH = 3600.0, 1000
-#: from one look for a node that is long gone to the next
-_NODE_SECONDS = 60.0
+#: from one look for a node that is long gone to the next, after one that found it, or none: whether attempts of a node
+#: are kept is told by reading all attempts, and those of a job that still waits may be kept for as long as it does
+_NODE_SECONDS, _NODE_REST_SECONDS = 60.0, 3600.0
 
 
 class Prune(Duty):
@@ -53,7 +54,7 @@ class Prune(Duty):
                 events = retention.prune_node_events(turn.tx, age_seconds, _NODE_EVENTS_BATCH)
             self._node_events_at = now + (_NODE_EVENTS_SECONDS if events < _NODE_EVENTS_BATCH else 0.0)
         if now >= self._node_at:
-            self._node_at = now + _NODE_SECONDS
             with self.leader.turn() as turn:
                 nodes = retention.prune_node(turn.tx, age_seconds)
+            self._node_at = now + (_NODE_SECONDS if nodes else _NODE_REST_SECONDS)
         return {"jobs": jobs, "node_events": events, "nodes": nodes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,7 +39,7 @@ class Reserve(Duty):
             return {}
         memory, now = self.leader.memory, time.monotonic()
         claims = {claim.key: claim for claim in memory.claims}
-        planned = plan(self._heads(now), memory.end_of, now, claims)
+        planned = list(self._planned(now, claims))
         before = {(claim.job_id, claim.node_id) for claim in claims.values() if not claim.clearing}
         if before == {(claim.job_id, claim.node_id) for claim in planned}:
             memory.claims.reserve(planned)  # with what is known of its start by now
@@ -50,13 +51,17 @@ class Reserve(Duty):
                 log.info(_line(claim, now))
         return {"reserved": len(planned)}
 
-    def _heads(self, now: float) -> list[Blocked]:
-        """The next in line who has waited for long enough, and such of others who could run on none of its nodes."""
-        cluster, since = self.leader.memory.cluster, self._blocked_since
+    def _planned(self, now: float, claims: dict[str, Claim]) -> Iterator[Claim]:
+        """A place for the next in line who has waited for long enough, and for such of others who could run on none of
+        its nodes.
+
+        Who cannot start in time keeps none from others: should those there end early, it may start all the same.
+        """
+        memory, cluster, since = self.leader.memory, self.leader.memory.cluster, self._blocked_since
         self._start += _NODES
         blocked = self._next()
         self._blocked_since = {waiting.job_id: since.get(waiting.job_id, now) for _, waiting in blocked}
-        rows, contended, found = taking_work(cluster), set[int](), list[Blocked]()
+        rows, contended = taking_work(cluster), set[int]()
         for queue, waiting in blocked:
             if now - self._blocked_since[waiting.job_id] < self.leader.settings.reserve_after_seconds:
                 continue
@@ -66,11 +71,13 @@ class Reserve(Duty):
             could = set(fitting.rows.tolist())
             if could and not contended & could:
                 nodes = fitting.some(cluster, self._start, max(_NODES, 2 * waiting.resources.nodes))
-                for claim in self.leader.memory.claims.of(waiting.job_id):
+                for claim in memory.claims.of(waiting.job_id):
                     nodes += fitting.one(cluster, claim.node_id)
-                found.append(Blocked(waiting, nodes))
+                found = plan([Blocked(waiting, nodes)], memory.end_of, now, claims)
+                if found and _is_too_late(found[0], memory.start_by.get(waiting.job_id)):
+                    continue
+                yield from found
             contended |= could
-        return found
 
     def _next(self) -> list[tuple[Queue, Waiting]]:
         """The next of each kind, the most urgent first: after a turn that placed all it could, none of them fits.
@@ -82,6 +89,10 @@ class Reserve(Duty):
         found = [(queue, queue.find(queue.head[1])) for queue in queues if queue.head and not queue.is_held_back]
         found = [(queue, waiting) for queue, waiting in found if not claims.clears(waiting.job_id)]
         return sorted(found, key=lambda one: (-one[0].rank, one[1].job_id not in claims))
+
+
+def _is_too_late(claim: Claim, start_by: float | None) -> bool:
+    return start_by is not None and claim.starts_at is not None and claim.starts_at > start_by
 
 
 def _line(claim: Claim, now: float) -> str:

@@ -66,7 +66,7 @@ def waiting(tx: Tx, ids: Sequence[str] | None = None) -> Iterator[Waiting]:
             row.new.shape,
             row.learned,
             row.not_before - tx.now if row.not_before is not None else None,
-            row.expires_at - tx.now if row.expires_at is not None else None,
+            row.expires_at - tx.now if row.expires_at is not None and row.first_started_at is None else None,
             row.deadline_at - tx.now if row.deadline_at is not None else None,
             row.new.time_limit_seconds,
         )

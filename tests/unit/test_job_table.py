@@ -1,0 +1,43 @@
+"""Lists of jobs on terminals of any width."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cyxwiz_tasks.cli.job_table import show_jobs
+
+ID = "0190f2c4-1111-8222-8333-74c5f36ef3e5"
+
+
+def row(**values: Any) -> dict[str, Any]:
+    given = {"id": ID, "state": "running", "name": "cnn learning_rate=0.1 seed=3", "node": "gpu-1", "attempts": 1}
+    return given | {"priority": "normal", "submitted_at": "2026-11-25T10:00:00+00:00"} | values
+
+
+def shown(rows: list[dict[str, Any]], width: int, *, terminal: bool = True) -> str:
+    file = StringIO()
+    show_jobs(rows, Console(file=file, force_terminal=terminal, color_system=None, width=width))
+    return file.getvalue()
+
+
+def test_at_80_columns_the_parameters_of_an_arrays_job_are_shown() -> None:
+    text = shown([row()], 80)
+    assert "learning_rate=0.1 seed=3" in " ".join(text.split())
+    assert "74c5f36ef3e5 " in text
+    assert ID not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(120, True), (80, False)])
+def test_a_wide_terminal_and_a_program_get_whole_ids(width: int, terminal: bool) -> None:
+    assert ID in shown([row()], width, terminal=terminal)
+
+
+def test_what_is_out_of_the_ordinary_is_shown_at_any_width() -> None:
+    assert "PRIORITY" not in shown([row()], 80)
+    assert "critical" in shown([row(), row(priority="critical")], 80)
+    assert "TRIES" in shown([row(), row(attempts=3)], 80)
