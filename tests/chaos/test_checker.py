@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.checker import judge
-from tests.chaos.hand_made import JOB, OTHER, add_event, attempt, fault, good, job, op, step
+from tests.chaos.hand_made import JOB, NODE, OTHER, add_event, attempt, fault, good, job, op, step
 from tests.chaos.history import History, read_history
 from tests.chaos.invariants import INVARIANTS
 
@@ -139,6 +139,18 @@ def _errors_without_end(history: History) -> None:
         row["cause"] = "error"
 
 
+def _stands_still(history: History) -> None:
+    """A node is frozen from second 20 on for 8 s, with a lease of 6."""
+    history.run["lease_seconds"] = 6.0
+    proof = {"pid": 1, "stopped": True, "node": "one", "frozen_at": 20.0}
+    history.nemesis.append(fault(1, "freeze_worker", began_at=19.0, at=28.0, proof=proof))
+
+
+def _is_lost(history: History, at: float) -> None:
+    row = {"seq": 99, "job_id": None, "node_id": NODE, "token": None, "epoch": 2, "cause": None, "at": at}
+    history.record["events"].append(row | {"from_state": "suspect", "to_state": "lost"})
+
+
 #: the first word of the invariant, and what must make it fail
 SPOILT: list[tuple[str, Spoil]] = [
     ("I1", lambda h: h.client.append(op("submit", "ok", "job-9", "noop", value="job-9"))),
@@ -192,6 +204,8 @@ SPOILT: list[tuple[str, Spoil]] = [
     ("C1", lambda h: h.leftovers["redis"]["states"].update({JOB: "STARTED"})),
     ("C2", lambda h: h.client.append(op("result", "ok", JOB, "walk", outcome="failed"))),
     ("C3", _chain_breaks),
+    ("N1", _stands_still),
+    ("N1", lambda h: (_stands_still(h), _is_lost(h, 27.9))[0]),
     ("S0", lambda h: h.leftovers["deaths"].append({"name": "node0", "status": 1})),
 ]
 
@@ -237,6 +251,17 @@ def test_of_chained_tracebacks_the_last_one_says_what_nobody_handled(first: str,
     history = good()
     history.logs["node0"] = _chained(first, last)
     assert judge(history).word == word
+
+
+def test_a_node_that_stands_still_is_lost_in_time_or_something_else_was_wrong():
+    history = good()
+    _stands_still(history)
+    _is_lost(history, 26.5)
+    assert not any(judge(history).violations.values())
+    history = good()
+    _stands_still(history)
+    history.nemesis.append(fault(2, "redis_frozen", began_at=24.0, at=25.0))
+    assert not any(judge(history).violations.values())
 
 
 def test_every_invariant_is_tested():

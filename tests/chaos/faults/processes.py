@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -104,6 +105,11 @@ class FreezeWorker(_Freeze):
     """Past the lease: its attempts are placed again, and it comes back as a zombie."""
 
     kind = Kind("freeze_worker", "node", LONG)
+
+    def inject(self) -> None:
+        super().inject()
+        if self.proof:
+            self.proof |= {"node": self.node.name, "frozen_at": time.time()}
 
 
 class FreezeLeaderBriefly(_Freeze):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.chaos.history import History
-from tests.chaos.invariants import attempts, jobs, leftovers, submissions, witness
+from tests.chaos.invariants import attempts, jobs, leftovers, nodes, submissions, witness
 
 Invariant = Callable[[History], Iterator[str]]
 
@@ -37,6 +37,7 @@ INVARIANTS: dict[str, Invariant] = {
     "I36 no unhandled traceback": leftovers.no_tracebacks,
     "J1 a job is held for a cause": jobs.held_with_cause,
     "M1 an attempt starts once": witness.started_once,
+    "N1 a node that is silent is lost": nodes.silent_nodes_are_lost,
     "J2 each job ends as its code says": jobs.expected_outcome,
     "C1 Celery says what the record says": leftovers.celery_agrees,
     "C2 clients read what the record says": submissions.results_agree,
