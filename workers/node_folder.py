@@ -23,12 +23,17 @@ class NodeFolder:
     """`home/nodes/<name>`, locked for as long as this object lives."""
 
     def __init__(self, home: Path, name: str | None) -> None:
-        """The name defaults to the machine's. Raises InvalidSettings for a bad name, FolderTaken."""
+        """The name defaults to the machine's. Raises InvalidSettings for a bad name or home, FolderTaken."""
         self.name = name or socket.gethostname().split(".")[0]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", self.name):
             raise InvalidSettings(f'--name: "{self.name}" is not a name: use letters, digits, "_", "." and "-"')
         self.path = home / "nodes" / self.name
-        (self.path / "attempts").mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            (self.path / "attempts").mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise InvalidSettings(
+                f"--home: {self.path} cannot be made ({error.strerror}): name a folder in which you may write"
+            ) from None
         self._lock = open(self.path / "lock", "w")  # noqa: SIM115 - held while this object lives
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -345,7 +346,7 @@ def _sentences_on_limits(found: Explanation, backlog: Backlog, owner: str) -> li
     whose = owner or "its owner"
     return [
         f"It starts when another job of {whose} ends: {person.running} run, and {person.running_limit} may "
-        f"(`cyxwiz limit {owner} --running N`)."
+        f"(`cyxwiz limit {quote(owner)} --running N`)."
     ]
 
 

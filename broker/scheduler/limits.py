@@ -5,6 +5,7 @@ The limit on running jobs delays, those on waiting jobs and on submissions a min
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import NamedTuple
 
 from cyxwiz_tasks.errors import LimitReached
@@ -49,9 +50,10 @@ class Limits:
 
 
 def too_many_waiting(owner: str, limit: int) -> LimitReached:
+    name = quote(owner)
     return LimitReached(
         f"waiting: {owner or 'this owner'} may have {limit} jobs waiting, and has. Submit again when some have "
-        f"started: `cyxwiz jobs --owner {owner} --state pending` lists them, and `cyxwiz limit {owner} --waiting N` "
+        f"started: `cyxwiz jobs --owner {name} --state pending` lists them, and `cyxwiz limit {name} --waiting N` "
         "allows more"
     )
 
@@ -59,5 +61,5 @@ def too_many_waiting(owner: str, limit: int) -> LimitReached:
 def too_many_submissions(owner: str, per_minute: float) -> LimitReached:
     return LimitReached(
         f"per_minute: {owner or 'this owner'} may submit {per_minute:g} jobs a minute. Submit again in a minute; "
-        f"`cyxwiz limit {owner} --per-minute N` allows more"
+        f"`cyxwiz limit {quote(owner)} --per-minute N` allows more"
     )

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
 from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, TRAIN_TASK, VERSION, Assignment, JobHeader, node_queue
 from cyxwiz_tasks.resources import Resources
@@ -177,7 +178,7 @@ def _checked(ours: dict[str, Any]) -> JobHeader:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or HEADER
-        raise InvalidJob(field, first["msg"].removeprefix("Value error, ")) from None
+        raise InvalidJob(field, reason(first)) from None
 
 
 @lru_cache(maxsize=4096)

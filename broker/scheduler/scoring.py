@@ -58,7 +58,7 @@ def normalised(weights: tuple[float, float, float, float]) -> Parts:
     if min(weights) < 0 or total <= 0:
         raise InvalidSettings(
             f"score_weights: {weights} has a negative weight or none above 0. Write four numbers for reputation, "
-            "availability, capability fit and uptime, such as CYXWIZ_SCORE_WEIGHTS='[40, 30, 20, 10]'"
+            "availability, capability fit and uptime, such as CYXWIZ_SCORE_WEIGHTS=40,30,20,10"
         )
     return Parts(*(weight / total for weight in weights))
 

@@ -101,7 +101,7 @@ def command(
     cyxwiz submit --model cnn --dataset digits --grid learning_rate=0.1,0.01 --grid seed=0,1 --at-most 2
 
     A file has the same names as the options, and may have a table `resources`; options overrule it. Exit status: 0 the
-    job was sent (with --follow: it succeeded), 1 it failed, 2 something is wrong with the options, 3 no stack runs.
+    job was sent (with --follow: it succeeded), 1 it failed, 2 it was refused, 3 no stack runs.
     """
     array_options = array_options_of(grid, at_most, early_stopping)
     job, submission = prepared(spec, task, arguments, kwargs, options)

@@ -145,6 +145,8 @@ SETTINGS: list[tuple[str, dict[str, str], int, str]] = [
     ("up", {"CYXWIZ_HOME": "/proc/x"}, USAGE, "CYXWIZ_HOME: /proc/x cannot be made"),
     ("worker", AWAY | {"CYXWIZ_FAKE_GPUS": "many"}, USAGE, 'CYXWIZ_FAKE_GPUS: "many" declares no GPUs: write'),
     ("worker --share 2/1", AWAY, USAGE, '--share: "2/1" is no part of a machine: write "1/2"'),
+    ("worker --home /proc/x", AWAY, USAGE, "cannot be made"),
+    ("worker --name 'a b'", AWAY, USAGE, '--name: "a b" is not a name: use letters'),
     ("worker --label x", AWAY, USAGE, 'label "x": write name=value'),
     ("worker --accept 'owner in'", AWAY, USAGE, "--accept: at character 1: invalid syntax. Write for example"),
     ("worker --accept 'colour == 1'", AWAY, USAGE, '--accept: at character 1: "colour" is not known. Known are owner'),
