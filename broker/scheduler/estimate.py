@@ -93,7 +93,8 @@ def estimate(
     fitting = able(memory.cluster, resources, applicant, rows)
     nodes = fitting.some(memory.cluster, 0, _NODES)
     if claim is not None:
-        nodes = fitting.one(memory.cluster, claim.node_id)
+        claims = memory.claims.of(claim.job_id)
+        nodes = [one for own in claims for one in fitting.one(memory.cluster, own.node_id)]
     if not nodes:
         return Estimate(start=None, basis="no node that fits takes new work now")
     ahead = _Ahead(0, None, Counter())
