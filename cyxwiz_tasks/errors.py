@@ -33,6 +33,10 @@ class InvalidJob(CyxwizError, ValueError):
         self.args = (field, reason, hint)
 
 
+class WrongArguments(InvalidJob, TypeError):
+    """A job's function does not take these arguments."""
+
+
 class InvalidSettings(CyxwizError, ValueError):
     """A CYXWIZ_* setting or a command's option has a value that cannot be used."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Mapping
 from copy import deepcopy
@@ -14,7 +15,7 @@ from celery.canvas import Signature
 
 from cyxwiz_tasks.dependency import parse_after
 from cyxwiz_tasks.envelope import Template, gap
-from cyxwiz_tasks.errors import InvalidJob
+from cyxwiz_tasks.errors import InvalidJob, WrongArguments
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import JOB_OPTIONS, check_text, fold
 from cyxwiz_tasks.protocol import HEADER, TRAIN_TASK, Array
@@ -76,7 +77,7 @@ class Preparation:
     ) -> Submission:
         """The message of one job, perhaps of an array.
 
-        Raises InvalidJob that names the field, TypeError where a signature's arguments do not fit its function.
+        Raises InvalidJob that names the field, WrongArguments where a signature's do not fit its function.
         """
         unknown = options.keys() - SUBMIT_OPTIONS
         if unknown:
@@ -141,7 +142,7 @@ def _spec(job: TrainingJob) -> dict[str, Any]:
 
 
 def _check_signature(signature: Signature) -> None:
-    """Raises InvalidJob if it is not one job of ours, TypeError if its arguments do not fit."""
+    """Raises InvalidJob if it is not one job of ours, WrongArguments if its arguments do not fit."""
     if signature.get("subtask_type"):
         raise InvalidJob(
             "job", f"a {signature['subtask_type']} is more than one job", "Send it by its own apply_async() or delay()"
@@ -153,4 +154,8 @@ def _check_signature(signature: Signature) -> None:
     except KeyError:
         return  # a task of another program: its node will tell
     if task.typing:
-        task.__header__(*signature["args"], **signature["kwargs"])
+        try:
+            task.__header__(*signature["args"], **signature["kwargs"])
+        except TypeError as error:
+            takes = f"It takes {inspect.signature(task.__header__)}"
+            raise WrongArguments("arguments", str(error), takes) from None

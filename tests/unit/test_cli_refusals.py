@@ -84,6 +84,9 @@ FIELDS: list[tuple[str, str, str]] = [
     ("submit --task refused:add --args 1", "args", "is not a list. Write for example '[1, 2]'"),
     ("submit --task refused:add --args [1,", "args", "is no JSON"),
     ("submit --task refused:add --kwargs [1]", "kwargs", "is not an object"),
+    ("""submit --task refused:add --kwargs '{"c":1}'""", "arguments", "unexpected keyword argument 'c'. It takes (a)"),
+    ("submit --task refused:add", "arguments", "missing 1 required positional argument: 'a'. It takes (a)"),
+    ("submit --task refused:add --grid c=1,2", "arguments", "unexpected keyword argument 'c'"),
     ("submit --task refused:add --epochs 3", "epochs", "is a field of trainings, not of --task. Pass it in --kwargs"),
     ("submit --spec bad.json", "spec", "cannot be read"),
     ("submit --spec list.json", "spec", "holds no object. Write"),
@@ -181,9 +184,25 @@ def _run(command: str, **env: str) -> Result:
         settings.cache_clear()
 
 
-@pytest.mark.parametrize(("command", "field", "says"), FIELDS, ids=lambda text: text[:60])
+#: of submissions, which are checked before they are sent: to a broker that is not there
+SENT: list[tuple[str, str, str]] = [
+    (TRAIN + "--priority urgent", "priority", 'Write one of "low", "normal", "high", "critical"'),
+    (TRAIN + "--time-limit soon", "time_limit", 'Write "30m", "4h", "2d" or a number of seconds'),
+    (TRAIN + "--time-limit -5m", "time_limit", "is not a duration"),
+    (TRAIN + "--id abc", "id", "is not a UUID. Leave it out to get one"),
+    (TRAIN + "--owner=", "owner", "Write a text of 1 to 200 printable characters"),
+    (TRAIN + "--idempotency-key=", "idempotency_key", "Write a text of 1 to 200"),
+    (TRAIN + "--grid rate=1,2", "rate", "is no field of a TrainingJob"),
+    (TRAIN + "--grid learning_rate=a,b", "learning_rate", "must be a number, not 'a'"),
+    ("plan --priority urgent", "priority", "is not a priority"),
+    ("drain x --deadline soon", "deadline", "is not a duration"),
+    ("schedule add '' --cron '0 3 * * *' -- --model cnn --dataset digits", "name", "Write a text of 1 to 200"),
+]
+
+
+@pytest.mark.parametrize(("command", "field", "says"), FIELDS + SENT, ids=lambda text: text[:60])
 def test_what_is_wrong_with_a_field_is_one_line_that_names_it(command: str, field: str, says: str) -> None:
-    found = _run(command)
+    found = _run(command, **AWAY)
     assert found.exit_code == USAGE, found.output
     assert found.stderr.startswith(f"error: {field}: "), found.output
     assert found.stderr.count("\n") == 1
