@@ -282,6 +282,8 @@ class Ended(AttemptReport):
     retry_in_seconds: float | None = None
     #: out of memory: how much the attempt had, of its smallest GPU, or of the host where it had none
     had_memory_bytes: int | None = None
+    #: preempted: nobody had told the node to end it, which stops, or was cut off
+    by_node: bool = False
     #: nobody on the node will tell Celery of this end, its agent was started anew meanwhile: the scheduler does
     untold: bool = False
     reply_to: str | None = None
@@ -330,6 +332,8 @@ class Stop(Message):
     grace_seconds: float = 2.0
     #: for the job's log and its record: what its place is needed for
     reason: str = ""
+    #: nobody told the node, which stops itself
+    by_node: bool = False
 
 
 class RegisterAgain(Message):

@@ -92,9 +92,15 @@ class Attempts:
         with self._lock:
             found = [(job, token, stop) for token, (job, stop) in self._by_token.items()]
         for job, token, stop in found:
-            stop.ask(
-                Stop(job=job, token=token, outcome="preempted", grace_seconds=grace_seconds, reason="the node stops")
+            told = Stop(
+                job=job,
+                token=token,
+                outcome="preempted",
+                grace_seconds=grace_seconds,
+                reason="the node stops",
+                by_node=True,
             )
+            stop.ask(told)
         return len(found)
 
     def jobs(self) -> set[str]:

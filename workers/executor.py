@@ -164,6 +164,7 @@ def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
 
 def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
     returned = outcome.kind == "completed" and outcome.encoded is not None
+    asked = attempt.stop_request.asked
     return Ended(
         **attempt.reports.identity,
         outcome=outcome.kind,
@@ -177,6 +178,7 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         seconds=attempt.seconds,
         retry=_retry(attempt, outcome) if outcome.kind == "retry" else None,
         had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
+        by_node=outcome.kind == "preempted" and (asked is None or asked.by_node),
     )
 
 

@@ -87,7 +87,7 @@ def _explains(member: Live) -> tuple[bool, bool, int, int]:
     assert end is not None
     cause = _cause(end.report)
     place = _EXPLAINING.index(cause) if cause in _EXPLAINING else _EXPLAINING.index(Cause.NETWORK)
-    if cause in (Cause.PREEMPTED, Cause.CANCELLED):
+    if cause in (Cause.PREEMPTED, Cause.CANCELLED) and not end.report.by_node:
         # Of a gang that was told to end, who did so explains more than who failed instead.
         place = len(_EXPLAINING) if end.followed else -1 if end.was_told else place
     return end.report.outcome == "completed", end.was_told, place, member.rank
