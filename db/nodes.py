@@ -123,22 +123,28 @@ _MARK = text(
     """
     WITH old AS (
         SELECT id, state, incarnation FROM nodes
-        WHERE id = CAST(:id AS uuid) AND state <> :state AND state = ANY(:sources) FOR UPDATE
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND state <> :state AND state = ANY(:sources) ORDER BY id FOR UPDATE
     ), moved AS (
         UPDATE nodes SET state = :state, left_at = CASE WHEN :gone THEN statement_timestamp() END
         FROM old WHERE nodes.id = old.id
     )
     INSERT INTO events (node_id, epoch, from_state, to_state, cause, actor, detail)
-    SELECT id, :epoch, state, :state, :cause, :actor, jsonb_build_object('incarnation', incarnation) FROM old"""
+    SELECT id, :epoch, state, :state, :cause, :actor, jsonb_build_object('incarnation', incarnation) FROM old
+    RETURNING node_id::text"""
 )
 
 
-def mark(tx: Connection, epoch: int, node_id: str, state: NodeState, cause: Cause | None = None) -> bool:
-    """Move a node to a state, and whether that changed anything. From lost or left only `register` brings it back."""
+def mark(
+    tx: Connection, epoch: int, node_ids: Collection[str], state: NodeState, cause: Cause | None = None
+) -> set[str]:
+    """Move nodes to a state; those that were in another. From lost or left only `register` brings them back.
+
+    At once: when Redis was away, or a leader is new, it is all nodes that are late.
+    """
     gone = state in (NodeState.LOST, NodeState.LEFT)
     sources = NODE_STATES if gone else (NodeState.UP, NodeState.SUSPECT)
     values = {
-        "id": node_id,
+        "ids": list(node_ids),
         "state": str(state),
         "sources": [str(source) for source in sources],
         "gone": gone,
@@ -146,7 +152,7 @@ def mark(tx: Connection, epoch: int, node_id: str, state: NodeState, cause: Caus
         "actor": "node" if state == NodeState.LEFT else "scheduler",
         "epoch": epoch,
     }
-    return bool(tx.execute(_MARK, values).rowcount)
+    return {row[0] for row in tx.execute(_MARK, values)}
 
 
 _SEEN = text(

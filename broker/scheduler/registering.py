@@ -82,7 +82,7 @@ def left(turn: Turn, report: Left) -> None:
 def give_up(turn: Turn, node_id: str, state: NodeState) -> None:
     """A node is lost or has left: its attempts are taken back, and it gets nothing more until it registers again."""
     name = turn.memory.cluster.node(node_id).name
-    nodes.mark(turn.tx, turn.epoch, node_id, state, Cause.NODE_LOST if state == NodeState.LOST else None)
+    nodes.mark(turn.tx, turn.epoch, [node_id], state, Cause.NODE_LOST if state == NodeState.LOST else None)
     gone = [name for name, _ in turn.memory.on_node(node_id)]
     if gone and state == NodeState.LOST:
         died(turn, node_id, turn.memory.cluster.node(node_id).incarnation, "it went silent with jobs on it")

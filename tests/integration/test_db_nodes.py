@@ -59,7 +59,7 @@ def test_a_new_node_was_nothing_before(record):
 
 def test_states_of_a_node(record):
     id = record.register()
-    mark = lambda state, cause=None: record.do(nodes.mark, record.epoch, id, state, cause)  # noqa: E731
+    mark = lambda state, cause=None: record.do(nodes.mark, record.epoch, [id], state, cause)  # noqa: E731
     assert mark(NodeState.SUSPECT)
     assert not mark(NodeState.SUSPECT)
     assert mark(NodeState.UP)
@@ -81,7 +81,7 @@ def test_states_of_a_node(record):
 
 def test_telemetry_is_the_newest_and_time_up_grows(record):
     id, lost = record.register(), record.register()
-    record.do(nodes.mark, record.epoch, lost, NodeState.LOST)
+    record.do(nodes.mark, record.epoch, [lost], NodeState.LOST)
     assert record.do(nodes.seen, {id: {"cpu_percent": 5.0, "x": float("nan")}, lost: {}, str(uuid.uuid4()): None}) == 1
     assert record.do(nodes.seen, {id: None}) == 1
     page = of(record, id)
@@ -100,7 +100,7 @@ def test_what_runs_is_counted(record):
 
 def test_nodes_are_found_by_state_and_name(record):
     id = record.register(name="two")
-    record.do(nodes.mark, record.epoch, id, NodeState.SUSPECT)
+    assert record.do(nodes.mark, record.epoch, [id, str(uuid.uuid4())], NodeState.SUSPECT) == {id}
     assert [node["name"] for node in record.do(nodes.find)] == ["one", "two"]
     assert [node["name"] for node in record.do(nodes.find, states=[NodeState.SUSPECT])] == ["two"]
     assert [node["name"] for node in record.do(nodes.find, limit=1)] == ["one"]

@@ -216,7 +216,7 @@ class RecordMachine(RuleBasedStateMachine):
                 self._register(ids[0], incarnation)
             case "mark":
                 cause = Cause.NODE_LOST if len(ids) > 1 else None
-                self._same(nodes.mark, model_nodes.mark, ids[0], state, cause)
+                self._same(nodes.mark, model_nodes.mark, ids, state, cause)
             case "seen":
                 readings = {id: {"cpu": 0.5} if len(ids) > 1 else None for id in ids}
                 self._same(nodes.seen, model_nodes.seen, readings, epoch=False)

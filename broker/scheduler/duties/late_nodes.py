@@ -87,10 +87,14 @@ class LateNodes(Duty):
         return self._connections.gone(self.leader.redis, asked) if asked else set()
 
     def _apply(self, turn: Turn, moves: dict[str, NodeState], lost: list[str]) -> None:
-        for node_id, state in moves.items():
-            turn.memory.cluster.set_state(node_id, state)
-            if nodes.mark(turn.tx, turn.epoch, node_id, state):
-                log.info(line(f"node_{state}", node=node_id, name=turn.memory.cluster.node(node_id).name))
+        cluster = turn.memory.cluster
+        for state in sorted(set(moves.values())):
+            moving = [node_id for node_id, to in moves.items() if to == state]
+            marked = nodes.mark(turn.tx, turn.epoch, moving, state)
+            for node_id in moving:
+                cluster.set_state(node_id, state)
+                if node_id in marked:
+                    log.info(line(f"node_{state}", node=node_id, name=cluster.node(node_id).name))
         for node_id in lost:
             give_up(turn, node_id, NodeState.LOST)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cyxwiz_tasks.states import Cause
@@ -40,18 +40,21 @@ def register(tx: Tx, epoch: int, registration: Registration) -> Registered:
     )
 
 
-def mark(tx: Tx, epoch: int, node_id: str, state: NodeState, cause: Cause | None = None) -> bool:
+def mark(tx: Tx, epoch: int, node_ids: Collection[str], state: NodeState, cause: Cause | None = None) -> set[str]:
     gone = state in (NodeState.LOST, NodeState.LEFT)
-    row = tx.tables.nodes.get(node_id)
-    if row is None or row.state == state or row.state not in (NODE_STATES if gone else _THERE):
-        return False
-    before = row.state
-    tx.change(row)
-    row.state, row.left_at = str(state), tx.now if gone else None
-    actor = "node" if state == NodeState.LEFT else "scheduler"
-    detail = {"incarnation": row.incarnation}
-    tx.log(epoch, actor, before, str(state), node_id=node_id, cause=cause and str(cause), detail=detail)
-    return True
+    moved = set()
+    for node_id in dict.fromkeys(node_ids):
+        row = tx.tables.nodes.get(node_id)
+        if row is None or row.state == state or row.state not in (NODE_STATES if gone else _THERE):
+            continue
+        before = row.state
+        tx.change(row)
+        row.state, row.left_at = str(state), tx.now if gone else None
+        actor = "node" if state == NodeState.LEFT else "scheduler"
+        detail = {"incarnation": row.incarnation}
+        tx.log(epoch, actor, before, str(state), node_id=node_id, cause=cause and str(cause), detail=detail)
+        moved.add(node_id)
+    return moved
 
 
 def seen(tx: Tx, telemetry: Mapping[str, dict[str, Any] | None]) -> int:
