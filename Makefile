@@ -59,9 +59,10 @@ property: install  ## generated clusters and workloads, EXAMPLES=20000 of each p
 simulate: install  ## hours of clusters on a simulated clock, one for each seed (SEEDS=5000, or SEED=n with its trace)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
 
-simulate-fleet: install  ## one workload under several policies (JOBS=3000 NODES=16 SEED=1 TRACE=file PLOTS=folder)
+simulate-fleet: install  ## workloads under several policies (SEEDS=5 JOBS=3000 NODES=16 UNLIMITED=0.2 TRACE=file PLOTS=folder)
 	$(BIN)/python -m tests.fleet $(if $(JOBS),--jobs $(JOBS)) $(if $(NODES),--nodes $(NODES)) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace $(TRACE)) $(if $(PLOTS),--plots $(PLOTS))
+	  $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(UNLIMITED),--unlimited $(UNLIMITED)) \
+	  $(if $(TRACE),--trace $(TRACE)) $(if $(PLOTS),--plots $(PLOTS))
 
 chaos: install  ## jobs under faults on a real stack, and a verdict (SEED= JOBS=2000 FAULTS=200 SECONDS=660 ONLY=kind)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \

@@ -235,14 +235,21 @@ class LeaningCandidates(Candidates):
         super().__init__(cluster, resources, refused, number)
 
     def _totals(self, rows: Rows, bonus: NDArray[np.float64]) -> NDArray[np.float64]:
-        leans = self._leaning.constant + self._leaning.slope * self._cluster.columns.availability[rows]
+        leaning, columns = self._leaning, self._cluster.columns
+        leans = leaning.constant + leaning.slope * columns.availability[rows]
+        if leaning.over_idle:
+            leans += leaning.over_idle / np.maximum(columns.free[0, rows], 1)
         return super()._totals(rows, bonus) + leans
 
     def _score_at(self, row: int) -> float:
         score, node = super()._score_at(row), self._cluster.rows[row]
         if node is None or score == _NOWHERE:
             return _NOWHERE
-        return score + (self._leaning.constant + self._leaning.slope * node.availability)
+        leaning = self._leaning
+        leans = leaning.constant + leaning.slope * node.availability
+        if leaning.over_idle:
+            leans += leaning.over_idle / node.idle_gpus
+        return score + leans
 
 
 def _highest(scores: NDArray[np.float32], count: int) -> list[Found]:

@@ -1,12 +1,12 @@
 """Where the next in line, who fits nowhere now, can start soonest: a reservation, around which others are backfilled.
 
 This is EASY backfilling: Lifka, "The ANL/IBM SP scheduling system" (1995); Mu'alem and Feitelson, "Utilization,
-predictability, workloads, and user runtime estimates in scheduling the IBM SP2 with backfilling" (2001). Only the head
-of the line has a reservation, and a job behind it may be placed sooner if that does not delay the head. Two things are
+predictability, workloads, and user runtime estimates in scheduling the IBM SP2 with backfilling" (2001). The head of
+the line has a reservation, and a job behind it may be placed sooner if that does not delay the head. Two things are
 otherwise than there. What is short is not a number of equal processors but GPUs and more on one node, so a reservation
-is of one node, and who could never run on the nodes of those before has a line, and a reservation, of its own. And many
-attempts here have no time limit: nobody knows when they end, so they are never counted on. Where none with a limit
-makes room, the node is reserved where least is missing, and what becomes free there is kept until it is enough.
+is of one node, and others have theirs on other nodes: `lines.py` says who. And many attempts here have no time limit:
+nobody knows when they end, so they are never counted on. Where none with a limit makes room, the node is reserved where
+least is missing, and what becomes free there is kept until it is enough.
 
 A gang has its nodes reserved together: those where its members could start soonest. It starts with the last of them.
 
@@ -48,14 +48,19 @@ class _Place(NamedTuple):
     awaited: tuple[str, ...]
 
 
-def plan(blocked: Iterable[Blocked], end_of: EndOf, now: float, current: Mapping[str, Claim]) -> list[Claim]:
-    """A reservation for each of these, who come in the order of their lines; `current` are all claims, by job."""
-    cleared = {claim.node_id for claim in current.values() if claim.clearing}
+def plan(
+    blocked: Iterable[Blocked], end_of: EndOf, now: float, current: Mapping[str, Claim], taken: Collection[str] = ()
+) -> list[Claim]:
+    """A reservation for each of these, who come in the order of their lines; `current` are all claims, by their keys.
+
+    None on nodes that are `taken`.
+    """
+    unavailable = {claim.node_id for claim in current.values() if claim.clearing} | set(taken)
     has = {job_id: {claim.node_id for claim in claims} for job_id, claims in _by_job(current).items()}
     return [
         claim
         for job in blocked
-        for claim in _reserve(job, cleared, end_of, now, has.get(job.waiting.job_id, frozenset()))
+        for claim in _reserve(job, unavailable, end_of, now, has.get(job.waiting.job_id, frozenset()))
     ]
 
 
@@ -66,15 +71,15 @@ def _by_job(claims: Mapping[str, Claim]) -> dict[str, list[Claim]]:
     return found
 
 
-def _reserve(job: Blocked, cleared: Collection[str], end_of: EndOf, now: float, at: Collection[str]) -> list[Claim]:
-    """The best place for a job, or the best ones for the members of a gang; none if too many are being cleared.
+def _reserve(job: Blocked, unavailable: Collection[str], end_of: EndOf, now: float, at: Collection[str]) -> list[Claim]:
+    """The best place for a job, or the best ones for the members of a gang; none if too few nodes are available.
 
     `at` are the nodes where its reservation is now.
     """
     places = {
         _place(node, wanted, end_of, now, is_elsewhere=node.node_id not in at): (node, wanted)
         for node, wanted in job.nodes
-        if node.node_id not in cleared
+        if node.node_id not in unavailable
     }
     best = sorted(places)[: job.waiting.resources.nodes]
     if len(best) < job.waiting.resources.nodes:

@@ -35,19 +35,27 @@ class Parts(NamedTuple):
 
 
 class Leaning(NamedTuple):
-    """What a placement policy adds to a score: `constant + slope * availability`."""
+    """What a placement policy adds to a score: `constant + slope * availability + over_idle / idle GPUs`."""
 
     slope: float
     constant: float
+    over_idle: float = 0.0
 
 
-def leaning(placement: PlacementPolicy, weights: Parts) -> Leaning:
-    """Where a job leans: "spread" makes availability weigh 1 more, "pack" does so with its opposite in its place."""
+def leaning(placement: PlacementPolicy, weights: Parts, demand: Demand) -> Leaning:
+    """Where a job leans: "spread" makes availability weigh 1 more, "pack" does so with its opposite in its place.
+
+    For whole GPUs the opposite is the share of the node's idle GPUs that the job takes: the fewer it leaves, the more
+    nodes stay whole. Availability, a share of the node, would take an empty small node for as whole as a big one.
+    """
+    weight = 1.0 + weights.availability
     match placement:
         case "spread":
             return Leaning(1.0, 0.0)
+        case "pack" if demand.gpus and not demand.shared:
+            return Leaning(-weights.availability, 0.0, weight * demand.gpus)
         case "pack":
-            return Leaning(-1.0 - 2 * weights.availability, 1.0 + weights.availability)
+            return Leaning(-weight - weights.availability, weight)
         case _:
             return Leaning(0.0, 0.0)
 

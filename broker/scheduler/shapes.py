@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from broker.scheduler.acceptance import Refused
 from broker.scheduler.candidates import Candidates, LeaningCandidates
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.demand import demand_of
 from broker.scheduler.gang_candidates import GangCandidates
 from broker.scheduler.node import Node
 from broker.scheduler.scoring import leaning
@@ -113,7 +114,7 @@ class Shapes:
 
 def candidates_of(cluster: Cluster, resources: Resources, refused: Refused, number: int) -> Candidates:
     """`refused`: the nodes' own conditions that do not hold for the shape; `number`: its own among `Shapes`."""
-    leans = leaning(resources.placement or cluster.placement, cluster.weights)
+    leans = leaning(resources.placement or cluster.placement, cluster.weights, demand_of(resources))
     if resources.nodes > 1:
         return GangCandidates(cluster, resources, refused, number, leans)
     if leans.slope == 0:

@@ -32,6 +32,12 @@ class Report:
     #: by class: median and 95th percentile of the wait for the first place, seconds
     waits: dict[str, tuple[float, float]]
     makespan_seconds: float
+    #: jobs with a reservation whose beginning was known; of them, those that started later than it said first, because
+    #: somebody more urgent took the place, and without; and the longest wait of a big one from its reservation on
+    promised: int = 0
+    outranked: int = 0
+    broken_promises: int = 0
+    longest_after_promise_seconds: float = 0.0
 
 
 def judge(runs: Sequence[Run], gpus: int, busy_gpu_seconds: float, useful_gpu_seconds: float, until: float) -> Report:
@@ -48,6 +54,33 @@ def judge(runs: Sequence[Run], gpus: int, busy_gpu_seconds: float, useful_gpu_se
         fairness=jain(speeds(runs).values()),
         waits={name: (median(found), percentile(found, 0.95)) for name, found in sorted(waits.items())},
         makespan_seconds=max((run.ended or 0.0 for run in runs), default=0.0),
+    )
+
+
+def middle(reports: Sequence[Report]) -> Report:
+    """The median of each figure; of promises their sum, and of waits for them the longest."""
+
+    def of(name: str) -> float:
+        return median(getattr(report, name) for report in reports)
+
+    def total(name: str) -> int:
+        return sum(getattr(report, name) for report in reports)
+
+    named = {name for report in reports for name in report.waits}
+    waits = {name: [report.waits[name] for report in reports if name in report.waits] for name in sorted(named)}
+    return Report(
+        utilisation=of("utilisation"),
+        goodput=of("goodput"),
+        preemptions=round(of("preemptions")),
+        fairness=of("fairness"),
+        waits={
+            name: (median(low for low, _ in all_), median(high for _, high in all_)) for name, all_ in waits.items()
+        },
+        makespan_seconds=of("makespan_seconds"),
+        promised=total("promised"),
+        outranked=total("outranked"),
+        broken_promises=total("broken_promises"),
+        longest_after_promise_seconds=max(report.longest_after_promise_seconds for report in reports),
     )
 
 

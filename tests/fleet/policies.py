@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 
 from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.claims import ENDING_SECONDS
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.lines import Lines
 from broker.scheduler.placement import Placement, Placer
-from broker.scheduler.places import able
-from broker.scheduler.reservations import Blocked, plan
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import Priority
 
 _ALL = 1_000_000
-#: kinds of waiting jobs that are looked at for a reservation, as by the product
-_KINDS = 16
 _RESERVE_AFTER_SECONDS = float(Settings.model_fields["reserve_after_seconds"].default)
+
+
+@dataclass
+class Promise:
+    """A job starts until `starts_at` if nobody more urgent takes its place; it was told so at `made_at`."""
+
+    rank: int
+    #: where the place is by now
+    node_id: str
+    made_at: float
+    starts_at: float
+    is_outranked: bool = False
 
 
 @dataclass
@@ -30,37 +39,51 @@ class Ours:
     def __post_init__(self) -> None:
         self.backlog = Backlog()
         self.placer = Placer(self.cluster, self.backlog)
-        self._blocked_since: dict[str, float] = {}
+        self._lines = Lines(_RESERVE_AFTER_SECONDS)
+        #: by job, when its attempt ends at the latest, where it has a time limit
+        self._ends: dict[str, float] = {}
+        #: by job, what its first reservation said whose beginning is known
+        self.promised: dict[str, Promise] = {}
+        #: those of jobs that still wait
+        self._open: dict[str, Promise] = {}
 
     def add(self, waiting: Waiting) -> None:
         self.backlog.add(waiting)
 
     def place(self, now: float) -> list[Placement]:
         self.backlog.settle(now, self.cluster.totals)
-        return self.placer.place(_ALL, now)
+        placed = self.placer.place(_ALL, now)
+        for one in placed:
+            self._open.pop(one.job_id, None)
+            self._outrank(one.waiting.priority.rank, one.node_id)
+            limit = one.waiting.time_limit_seconds
+            if limit is not None:
+                self._ends[one.job_id] = now + limit + ENDING_SECONDS
+        return placed
 
     def reserve(self, now: float) -> None:
-        """As `duties.reserve` does it, at each event; nobody knows when a job here ends."""
-        claims, contended, blocked = self.placer.claims, set[int](), list[Blocked]()
-        queues = islice(self.backlog, _KINDS)
-        heads = [(queue, queue.find(queue.head[1])) for queue in queues if queue.head and not queue.is_held_back]
-        since, self._blocked_since = self._blocked_since, {}
-        for queue, waiting in sorted(heads, key=lambda one: (-one[0].rank, one[1].job_id not in claims)):
-            began = self._blocked_since[waiting.job_id] = since.get(waiting.job_id, now)
-            if now - began < _RESERVE_AFTER_SECONDS:
-                continue
-            fitting = able(self.cluster, waiting.resources, queue.applicant)
-            could = set(fitting.rows.tolist())
-            if could and not contended & could:
-                blocked.append(Blocked(waiting, fitting.some(self.cluster, 0, _ALL)))
-            contended |= could
-        current = {claim.job_id: claim for claim in claims}
-        claims.reserve(plan(blocked, lambda _: None, now, current))
+        """As `duties.reserve` does it, at each event."""
+        claims = self.placer.claims
+        claims.reserve(self._lines.plan(self.backlog, self.cluster, claims, now, self._ends.get, {}))
+        for claim in claims:
+            self._outrank(claim.rank, claim.node_id)
+        for claim in claims:
+            if claim.job_id in self._open:
+                self._open[claim.job_id].node_id = claim.node_id
+            elif claim.starts_at is not None and claim.job_id not in self.promised:
+                made = Promise(claim.rank, claim.node_id, now, claim.starts_at)
+                self.promised[claim.job_id] = self._open[claim.job_id] = made
+
+    def _outrank(self, rank: int, node_id: str) -> None:
+        """Somebody got a place, or has one reserved: the less urgent who wait for the node stand back."""
+        for promise in self._open.values():
+            promise.is_outranked |= promise.node_id == node_id and promise.rank < rank
 
     def over(self, job_id: str) -> None:
         """A job's place is free."""
         self.cluster.release(job_id)
         self.backlog.discharge(job_id)
+        self._ends.pop(job_id, None)
 
     def urgent(self) -> list[Waiting]:
         """The heads of those that wait and may take places."""

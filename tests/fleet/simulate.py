@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
+from typing import Any
 
-from broker.scheduler.backlog import Waiting
+from broker.scheduler.backlog import Waiting, coarse
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.places import Wanted
@@ -61,7 +63,22 @@ class Simulation:
                 self._place(now)
             self.policy.reserve(now)
         runs = list(self.runs.values())
-        return judge(runs, self.gpus, self.busy, self.useful, self.until)
+        report = judge(runs, self.gpus, self.busy, self.useful, self.until)
+        return replace(report, **self._promises())
+
+    def _promises(self) -> dict[str, Any]:
+        """What became of reservations whose beginning was known."""
+        told = [(self.runs[job_id], promise) for job_id, promise in self.policy.promised.items()]
+        # Who had a place before, and lost it, was told nothing of its first start.
+        kept = [(run.started, run, promise) for run, promise in told if run.started and run.started >= promise.made_at]
+        late = [promise for started, _, promise in kept if started > promise.starts_at]
+        waits = [started - promise.made_at for started, run, promise in kept if run.job.gpus > 4]
+        return {
+            "promised": len(kept),
+            "outranked": sum(promise.is_outranked for promise in late),
+            "broken_promises": sum(not promise.is_outranked for promise in late),
+            "longest_after_promise_seconds": max(waits, default=0.0),
+        }
 
     def _happen(self, now: float, what: int, _: int, job_id: str, life: int) -> None:
         run = self.runs[job_id]
@@ -72,7 +89,9 @@ class Simulation:
             run.ended = now
 
     def _wait(self, job: Job) -> None:
-        waiting = Waiting(job.id, self._numbers[job.id], job.resources, job.priority, job.owner)
+        # Starting again is not part of what the submitter thought of.
+        limit = job.time_limit + RESTART_SECONDS if job.time_limit is not None else None
+        waiting = Waiting(job.id, self._numbers[job.id], job.resources, job.priority, job.owner, "", coarse(limit))
         self.policy.add(waiting)
 
     def _place(self, now: float) -> None:

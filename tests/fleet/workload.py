@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
@@ -25,6 +26,8 @@ class Job:
     gpus: int
     owner: str = ""
     priority: Priority = Priority.NORMAL
+    #: what its submitter said it would take at most, seconds
+    time_limit: float | None = None
 
     @property
     def resources(self) -> Resources:
@@ -54,6 +57,18 @@ def synthetic(seed: int, jobs: int, gpus: int, load: float = 0.95, owners: int =
             owner, arrival = f"owner-{chance.randrange(1, owners)}", chance.uniform(0, span)
         made.append(Job(f"job-{number}", arrival, seconds, count, owner, priority))
     return sorted(made, key=lambda job: job.arrival)
+
+
+def with_time_limits(jobs: Sequence[Job], seed: int, without: float = 0.0) -> list[Job]:
+    """The same jobs with time limits as people give them, one to five times what the job takes (the f-model of
+    Mu'alem and Feitelson 2001); a share of them is `without`.
+    """
+    chance = random.Random(f"time limits {seed}")
+    limits = [(chance.random() < without, chance.uniform(1, 5)) for _ in jobs]
+    return [
+        job if none else replace(job, time_limit=max(60.0, factor * job.seconds))
+        for job, (none, factor) in zip(jobs, limits, strict=True)
+    ]
 
 
 def _draw(chance: random.Random, choices: tuple[tuple[object, int], ...]) -> object:

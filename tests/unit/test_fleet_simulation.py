@@ -8,12 +8,12 @@ import pytest
 
 from cyxwiz_tasks.states import Priority
 from tests.fleet.__main__ import POLICIES, compare, table
-from tests.fleet.measures import Run, jain, judge, percentile, speeds
+from tests.fleet.measures import Report, Run, jain, judge, middle, percentile, speeds
 from tests.fleet.plots import draw
 from tests.fleet.policies import Fifo, Ours
 from tests.fleet.simulate import Simulation, make_fleet
 from tests.fleet.traces import read
-from tests.fleet.workload import Job, synthetic
+from tests.fleet.workload import Job, synthetic, with_time_limits
 
 
 def test_measures_by_hand():
@@ -33,6 +33,31 @@ def test_measures_by_hand():
     assert (report.utilisation, report.goodput, report.fairness) == (0.6, 0.4, 1.0)
     assert (report.preemptions, report.makespan_seconds) == (1, 80.0)
     assert report.waits == {"1 GPU": (10, 10), "2-4 GPUs": (40, 40), "5-8 GPUs": (0, 0), "normal": (10, 40)}
+
+
+def test_of_several_runs_the_median_is_told_and_the_worst_of_promises():
+    waits = [{"1 GPU": (float(at), 2.0 * at)} for at in (1, 5, 3)]
+    reports = [
+        Report(at / 10, at / 20, at, 1.0, wait, 60.0 * at, at, 0, at - 1, 7.0 * at)
+        for at, wait in zip((1, 5, 3), waits, strict=True)
+    ]
+    expected = Report(0.3, 0.15, 3, 1.0, {"1 GPU": (3.0, 6.0)}, 180.0, 9, 0, 6, 35.0)
+    assert middle(reports) == expected
+
+
+def test_time_limits_are_never_shorter_than_the_job():
+    jobs = with_time_limits(synthetic(1, 200, 24), seed=1, without=0.2)
+    limited = [job for job in jobs if job.time_limit is not None]
+    assert 140 < len(limited) < 180
+    assert all(job.time_limit >= job.seconds for job in limited)
+
+
+def test_a_reservation_of_a_known_beginning_is_a_promise():
+    jobs = with_time_limits(synthetic(2, 150, 12, load=1.2), seed=2)
+    report = compare(jobs, 2, Ours, "pack")
+    assert report.promised > 10
+    assert report.broken_promises == 0
+    assert report.longest_after_promise_seconds > 0
 
 
 def simulate(kind, *jobs):

@@ -72,8 +72,10 @@ def score_now(cluster: Cluster, node: Node, resources: Resources, applicant: App
     untried = -UNTRIED * (not node.tried and resources.gpus * resources.nodes > 1)
     bonus = weights.fit * fit(node, demand, positions) + (untried + preferred_share(node, resources, admitted))
     policy = resources.placement or cluster.placement
-    leaning = {"spread": free, "pack": 1.0 + weights.availability - (1.0 + 2 * weights.availability) * free}
-    score = node.standing + bonus + leaning.get(policy, 0.0)
+    packed = 1.0 + weights.availability - (1.0 + 2 * weights.availability) * free
+    if demand.gpus and not demand.shared:
+        packed = -weights.availability * free + (1.0 + weights.availability) * demand.gpus / node.idle_gpus
+    score = node.standing + bonus + {"spread": free, "pack": packed}.get(policy, 0.0)
     # The order of additions is the scheduler's own: its rounding to 32 bits would tell the orders apart.
     return float(np.float32(score))
 

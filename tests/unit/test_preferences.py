@@ -114,6 +114,22 @@ def test_packed_jobs_fill_one_node_after_the_other() -> None:
     assert placed[1].runners_up[0].score == pytest.approx(0.7)
 
 
+def test_packed_jobs_take_the_node_on_which_they_leave_the_fewest_gpus() -> None:
+    nodes = {"eight": capability(*[A100] * 8, slots=8), "four": capability(*[A100] * 4)}
+    wish = {"gpus": 1, "placement": "pack"}
+    placed = _placed(cluster_of(**nodes), *[wish] * 4, {"gpus": 8}, *[wish] * 2)
+    # Both are empty, so equally available; what is left of the eight could run more.
+    assert [placement.node_name for placement in placed] == ["four"] * 4 + ["eight"]
+    # 0.4 + 1.3 x 1/idle + 0.2 x 8/80 + 0.1, with 4, 3, 2 and 1 idle
+    expected = [0.52 + 1.3 / idle for idle in (4, 3, 2, 1)]
+    assert [placement.score for placement in placed[:4]] == pytest.approx(expected)
+    assert placed[0].runners_up[0].score == pytest.approx(0.52 + 1.3 / 8)
+    # What shares its GPU goes by how full the node is.
+    shared = {"gpu_memory": "20GB", "shared": True, "placement": "pack"}
+    busy = {"node": "eight", "gpus": 4}
+    assert _placed(cluster_of(**nodes), busy, shared)[1].node_name == "eight"
+
+
 def test_spread_jobs_go_to_the_emptiest_node() -> None:
     # As jobs are placed by default, the better fit of "small" outweighs that "big" is emptier.
     nodes = {"small": capability(T4, T4, slots=2), "big": capability(A100, A100, slots=2)}

@@ -10,6 +10,7 @@ import pytest
 from broker.scheduler.backlog import Backlog, Waiting, coarse
 from broker.scheduler.claims import ENDING_SECONDS, Claims
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.lines import Lines
 from broker.scheduler.placement import Placer
 from broker.scheduler.places import able
 from broker.scheduler.reservations import Blocked, plan
@@ -77,8 +78,14 @@ class Site:
             if waiting is not None:
                 found = able(self.cluster, waiting.resources, Applicant("", "", waiting.priority))
                 blocked.append(Blocked(waiting, found.some(self.cluster, 0, 99)))
-        claims = {claim.job_id: claim for claim in self.claims}
+        claims = {claim.key: claim for claim in self.claims}
         self.claims.reserve(plan(blocked, self.end_of, self.now, claims))
+
+    def look(self, lines: Lines) -> dict[str, str]:
+        """As the duty does: by job, the node that is reserved for it."""
+        self.claims.reserve(lines.plan(self.backlog, self.cluster, self.claims, self.now, self.end_of, {}))
+        self.place()
+        return {claim.job_id: claim.node_id for claim in self.claims}
 
     def check(self) -> None:
         """Nothing is given, or kept, twice: what is free, held and kept adds up, and no GPU is over-booked."""
@@ -242,6 +249,65 @@ def test_a_reservation_moves_from_a_node_that_takes_no_work() -> None:
     assert not site.claims
     site.reserve("big")
     assert [claim.node_id for claim in site.claims] == [site.node_of["two"]]
+
+
+def three_busy_nodes() -> Site:
+    """Of four GPUs each; a is clear after one hour, b after two, c after three."""
+    site = Site(cluster_of(**{name: capability(*[T4] * 4, slots=8) for name in "abc"}))
+    for hours, name in enumerate("abc", start=1):
+        site.submit(f"on {name}", gpus=4, node=name, limit=hours * HOUR)
+    site.place()
+    return site
+
+
+def test_big_jobs_behind_the_next_in_line_get_a_node_each_and_small_ones_none() -> None:
+    site, lines = three_busy_nodes(), Lines(30.0)
+    site.submit("next", gpus=1)
+    site.submit("all", gpus=4)
+    site.submit("small", gpus=1, limit=HOUR)
+    site.submit("half", gpus=2)
+    site.submit("other half", gpus=2, limit=9 * HOUR)
+    assert site.look(lines) == {}, "they might find a place any moment"
+    site.now = 30.0
+    assert site.look(lines) == {"next": "a", "all": "b", "half": "c"}
+    assert site.look(lines) == {"next": "a", "all": "b", "half": "c"}
+
+
+def test_of_one_line_so_many_have_reservations_and_a_line_of_its_own_has_one_beside() -> None:
+    nodes = {f"n{number}": capability(T4, T4) for number in range(10)} | {"other": capability(A100)}
+    site, lines = Site(cluster_of(**nodes)), Lines(0.0)
+    for name in nodes:
+        site.submit(f"on {name}", node=name, gpus=1, limit=HOUR)
+    site.place()
+    for number in range(10):
+        site.submit(f"big {number}", gpus=2, limit=2 * HOUR + 600 * number)
+    site.submit("alone", gpus=1, gpu_memory="80GB")
+    reserved = site.look(lines)
+    assert sorted(reserved) == ["alone", *[f"big {number}" for number in range(8)]]
+    assert len(set(reserved.values())) == 9
+    assert reserved["alone"] == "other"
+
+
+def test_where_nobody_knows_when_a_place_becomes_free_only_the_next_in_line_has_it_kept() -> None:
+    site, lines = Site(cluster_of(a=capability(T4, T4), b=capability(T4, T4))), Lines(0.0)
+    for name in "ab":
+        site.submit(f"on {name}", node=name, gpus=1)
+    site.place()
+    site.submit("first", gpus=2)
+    site.submit("second", gpus=2, limit=HOUR)
+    site.submit("small", gpus=1)
+    assert site.look(lines) == {"first": "a"}
+    assert site.node_of["small"] == "b"
+
+
+def test_who_has_a_reservation_keeps_it_against_all_who_are_not_more_urgent() -> None:
+    site, lines = three_busy_nodes(), Lines(0.0)
+    site.submit("first", gpus=4)
+    site.submit("second", gpus=4, limit=HOUR)
+    assert site.look(lines) == {"first": "a", "second": "b"}
+    site.submit("urgent", Priority.HIGH, gpus=4)
+    # b would be clear sooner than c, but it is the second's.
+    assert site.look(lines) == {"urgent": "a", "first": "c", "second": "b"}
 
 
 @pytest.mark.parametrize(
