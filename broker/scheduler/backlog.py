@@ -265,6 +265,14 @@ class Backlog:
         self._put_in_order(queue)
         return True
 
+    def take_back(self, waiting: Waiting) -> None:
+        """Undo `add`. Another job with this id, as one that was sent by mistake, may wait among others: it stays."""
+        queue = self._queues.get(_kind(waiting))
+        if queue is not None and waiting.job_id in queue:
+            queue.remove(waiting.job_id)
+            self._waiting -= 1
+            self._put_in_order(queue)
+
     def pop(self, queue: Queue) -> Waiting:
         """Take the head of a queue; the queue stays where it is among its owner's, or moves towards the end."""
         waiting = queue.pop()

@@ -90,5 +90,5 @@ def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:
         else:
             memory.placer.undo(placement)
     for job_id in new.keys() - found.keys():
-        memory.backlog.remove(job_id)
+        memory.backlog.take_back(new[job_id])
     return {}

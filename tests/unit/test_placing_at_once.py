@@ -63,6 +63,15 @@ def test_whoever_waits_comes_first(memory: Memory) -> None:
     assert memory.backlog.find("old 1") == Waiting("old 1", 8, Resources(gpus=1), Priority.NORMAL)
 
 
+def test_who_waits_stays_as_he_is_when_another_job_comes_with_his_id(memory: Memory) -> None:
+    other = arrival(gpus=63)
+    old = Waiting(other.id, 7, Resources(gpus=64), Priority.NORMAL, other.header.owner)
+    memory.backlog.add(old)
+    assert _book(memory, [other]) == {}
+    assert memory.backlog.find(other.id) == old
+    assert len(memory.backlog) == 1
+
+
 @pytest.mark.parametrize(
     ("message", "is_plain"),
     [
