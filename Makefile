@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROPERTIES := $(addprefix tests/unit/test_,placement_properties.py gang_placement.py matching.py backlog.py \
   fair_share.py quotas.py reservations.py preemption.py)
 # Test processes, each with servers of its own. With servers given by CYXWIZ_TEST_*_URL: make test WORKERS=0
-WORKERS ?= 2
+WORKERS ?= 3
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
