@@ -276,7 +276,7 @@ class Client:
 
         Raises InvalidSettings.
         """
-        return dict(self.requests.command(SetLimits(owner=owner, changes=changes)))
+        return dict(self.requests.command(SetLimits(owner=check_text("owner", owner), changes=changes)))
 
     def set_quota(self, project: str, **changes: float | None) -> dict[str, Any]:
         """Change what a project owns of the cluster (gpus, cpus), lends of that and borrows beyond it (lend_gpus, ...,

@@ -185,7 +185,7 @@ def _refuse(turn: Turn, source: str, raw: bytes, refused: Refused) -> None:
 
 
 def _acknowledge_conflict(turn: Turn, arrival: Arrival) -> None:
-    error = JobConflict()
+    error = JobConflict(f"id: {arrival.id} is the id of a different job: choose another one, or leave it out")
     log.warning(line("job_conflict", id=arrival.id))
     ack = Ack(id=arrival.id, error_type=type(error).__name__, error=str(error))
     turn.outbox.ack(arrival.header.reply_to, ack)

@@ -15,5 +15,10 @@ from cyxwiz_tasks.client import Client
 def command(id: str, follow: bool, rank: int) -> None:
     """Show what a job and its child processes write to their output."""
     with Client() as client:
-        for text in client.get(find_id(client, id)).logs(follow=follow, rank=rank):
+        found, silent = find_id(client, id), True
+        for text in client.get(found).logs(follow=follow, rank=rank):
             click.echo(text, nl=False)
+            silent = False
+        if silent:
+            state = client.job(found)["state"]  # there may be no such job
+            click.echo(f"Job {found} is {state} and has no output: it wrote none, or too long ago.", err=True)

@@ -126,7 +126,7 @@ def find_array(client: Client, text: str) -> str:
     wanted, rows = text.lower(), client.jobs(limit=_SEARCHED_JOBS)
     found = {row["array_id"] for row in rows if row["array_id"] and _matches(row["array_id"], wanted)}
     if not found:
-        raise NotFound(f"no array of the newest jobs has an id that starts or ends with {text!r}")
+        raise NotFound(f"no array of the newest jobs has an id that starts or ends with {text!r}: write its whole id")
     if len(found) > 1:
         raise InvalidJob("array", f"{text!r} fits {len(found)} arrays", "Write more of it")
     return str(found.pop())

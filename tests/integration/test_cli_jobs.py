@@ -292,6 +292,9 @@ def test_logs(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     peer.connection.xadd(log_key(ONE), {"text": "one\ntwo\n"})
     peer.connection.xadd(log_key(ONE), {"end": "1"})
     assert cyxwiz("logs", ONE).output == cyxwiz("logs", "-f", ONE).output == "one\ntwo\n"
+    silent = cyxwiz("logs", TWO)
+    assert (silent.exit_code, silent.stdout) == (0, "")
+    assert "has no output" in silent.stderr
 
 
 def run_a_training(peer: SchedulerPeer, job_id: str) -> None:
