@@ -3,7 +3,7 @@
 The model is Kueue's cohort: all projects lend each other what they do not use. A project has its own amount of a
 resource; of that it lends up to `lend`, and keeps the rest free for itself; beyond its own it borrows up to `borrow`.
 A project about which nothing was said owns nothing, and borrows without a limit. A borrowed place is given back when
-its owner wants it: `broker/scheduler/giving_back.py`.
+its owner wants it: `broker/scheduler/giving_back.py`. He does not take what another keeps instead, though it be free.
 
 Pure: it counts. Whether a job fits on a node is the placer's question.
 """
@@ -127,29 +127,47 @@ class Quotas:
         )
 
     def admits(self, project: str, wanted: Amounts) -> bool:
-        """Whether a job that wants this may be placed now."""
+        """Whether a job that wants this may be placed now.
+
+        Who wants his own waits until those who borrow have given back, rather than take what another keeps. Where
+        nobody borrows, the quotas are more than there is, and the first to ask gets it.
+        """
         quota, held = self.of(project), self.held(project)
         for at, amount in enumerate(wanted):
-            if not amount or held[at] + amount <= quota.own[at]:
+            if not amount:
                 continue
+            is_own = held[at] + amount <= quota.own[at]
             if held[at] + amount > quota.most[at]:
                 return False
-            kept = self._kept_from(project, at)
-            if kept and sum(used[at] for used in self._held.values()) + amount > self.total[at] - kept:
+            kept = self._kept_by_others(project, at) + (0 if is_own else self._promised_to_others(project, at))
+            if not kept or sum(used[at] for used in self._held.values()) + amount <= self.total[at] - kept:
+                continue
+            if not is_own or any(self.borrowed(name)[at] for name in self._held if name != project):
                 return False
         return True
+
+    def supposing(self, changes: Iterable[tuple[str, Amounts, int]]) -> Quotas:
+        """As it were if so many jobs more, or fewer, of these projects held this, and nothing were promised."""
+        found = Quotas()
+        found._quotas, found._held = self._quotas, dict(self._held)
+        found.active, found.total = self.active, self.total
+        for change in changes:
+            found.hold(*change)
+        return found
 
     def borrowed(self, project: str) -> Amounts:
         """How much it holds beyond its own."""
         quota, held = self.of(project), self.held(project)
         return Amounts(*(max(0, held[at] - quota.own[at]) for at in range(len(held))))
 
-    def _kept_from(self, project: str, at: int) -> int:
-        """What is idle and not for this project to borrow."""
-        kept = sum(
+    def _kept_by_others(self, project: str, at: int) -> int:
+        """What others do not lend, and do not hold."""
+        return sum(
             max(0, quota.kept[at] - self.held(name)[at]) for name, quota in self._quotas.items() if name != project
         )
-        return kept + sum(amounts[at] for name, amounts in self.promised.values() if name != project)
+
+    def _promised_to_others(self, project: str, at: int) -> int:
+        return sum(amounts[at] for name, amounts in self.promised.values() if name != project)
 
     def _governed(self, at: int) -> bool:
         return any(quota.own[at] for quota in self._quotas.values())
