@@ -196,6 +196,22 @@ class Lab:
         assert total + sum(idle.values()) <= self.quotas.total.gpus
         assert max(self.preempted.values(), default=0) <= MOST
 
+    def check_sums(self) -> None:
+        """What is kept up as projects change is what it would be if it were counted anew."""
+        new, kept_up = Quotas(), self.quotas.supposing(())
+        new.resize(Totals(*self.cluster.totals))
+        for project in ("x", "y"):
+            new.set(project, self.quotas.of(project))
+        for project in ("x", "y", "z"):
+            new.hold(project, self.quotas.held(project))
+        wishes = [(project, Amounts(gpus)) for project in ("x", "y", "z") for gpus in range(1, 9)]
+        assert [new.admits(*wish) for wish in wishes] == [kept_up.admits(*wish) for wish in wishes]
+        kept_up.hold_only([("x", GPU, 2)])
+        new.hold_only([("x", GPU, 1), ("x", GPU, 1)])
+        kept_up.remove("y")
+        new.remove("y")
+        assert [new.admits(*wish) for wish in wishes] == [kept_up.admits(*wish) for wish in wishes]
+
 
 few = st.one_of(st.none(), st.integers(0, 3))
 
@@ -246,6 +262,7 @@ def test_what_is_borrowed_comes_back_and_what_is_kept_stays_free(
             )
             excess = sum(lab.quotas.borrowed(name).gpus for name in "xyz" if name != queue.project)
             assert not borrowed or excess < queue.amounts.gpus, (queue.project, lab.running)
+    lab.check_sums()
 
 
 @pytest.mark.parametrize("priority", [Priority.LOW, Priority.HIGH])
