@@ -35,7 +35,7 @@ class Claim(NamedTuple):
     #: what the node was when the place was chosen: a node that describes itself anew keeps nothing
     capability: Capability
     wanted: Wanted
-    #: live attempts there, by their jobs: once they have ended, the job fits
+    #: live attempts there, by their jobs: once they have ended, the job fits; and elsewhere, of whom quotas want it
     awaited: frozenset[str]
     #: the GPUs that it will get then
     gpus: tuple[int, ...]
@@ -76,7 +76,7 @@ def claim_on(
     already serves others meanwhile.
     """
     awaited = frozenset(awaited)
-    then = without(node, awaited, kept_for=node.kept)
+    then = without(node, awaited.intersection(node.holdings), kept_for=node.kept)
     now = set(usable_gpus(without(node, (), kept_for=node.kept), wanted))
     gpus: tuple[int, ...] = ()
     if wanted.demand.gpus:

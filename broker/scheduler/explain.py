@@ -356,7 +356,10 @@ def _sentences_on_quotas(found: Explanation, backlog: Backlog, project: str, res
     has = f"{held.gpus} GPUs and {held.cpus} cores, and owns {own.gpus} and {own.cpus}"
     if not quotas.admits(project, amounts):
         found.quota = "reached"
-        return [f"Project {project or 'without a name'} holds {has}: more is not to be borrowed now (`cyxwiz quotas`)."]
+        why = "more is not to be borrowed now"
+        if quotas.is_own(project, amounts):
+            why = "what is free is others' own, and it gets its own once they have given back what they borrowed"
+        return [f"Project {project or 'without a name'} holds {has}: {why} (`cyxwiz quotas`)."]
     if quotas.borrows(project):
         found.quota = "borrows"
         return [

@@ -9,7 +9,8 @@ much as one that is a half-life younger (as in HTCondor's effective user priorit
 Past alone would give everything to a newcomer until he has caught up, which takes a half-life; present alone would
 forget yesterday. Their sum is what the past will be if nothing changes, on the way there: of two owners who always have
 jobs waiting, the one who had less gets more at first, by as much as he had less, and the difference halves every half
-half-life.
+half-life. Forgotten is also that a long job puts its owner ahead, by half of it on average: against owners of short
+ones he gains as much, at most, in each half-life / ln 2.
 
 Pure: time is an argument, in seconds of any clock that does not go back.
 """

@@ -141,8 +141,10 @@ class Placer:
             if claim.waiting.resources.nodes > 1:
                 self._place_gang(claim, placed)
                 continue
-            self.claims.drop(claim.job_id)
             node, own = self.cluster.node(claim.node_id), next(q for q in self.backlog if claim.job_id in q)
+            if not own.admitted and any(self.cluster.node_of(name) is not None for name in claim.awaited):
+                continue  # of what its project owns, it waits for places on other nodes that were borrowed
+            self.claims.drop(claim.job_id)
             urgent = (queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back)
             if not own.is_held_back and not any(self._room_for(queue, node) for queue in urgent):
                 self._place_on(node, claim.waiting, placed)
@@ -291,7 +293,8 @@ class _Walk:
     """One pass over the backlog. What was found to fit nowhere is passed over once, and not looked at again.
 
     It relies on two things. The shapes that may fit only become fewer while it lasts. And who is served moves back or
-    stays: a queue's next head is younger, and its owner and project have had more than before.
+    stays: a queue's next head is younger, and its owner and project have had more than before. Only one may have been
+    passed over and be able now: whom quotas did not admit until a promised place was taken. He comes after all others.
     """
 
     def __init__(self, root: Branch, shapes: Shapes, cluster: Cluster) -> None:
@@ -309,8 +312,10 @@ class _Walk:
         positions = self._at
         while order := branch.order:
             at = start = positions.get(branch, 0)
-            while not order[at][2].shapes & able:
+            while at < len(order) and not order[at][2].shapes & able:
                 at += 1
+            if at == len(order):
+                at = next(number for number, place in enumerate(order) if place[2].shapes & able)
             if at != start:
                 positions[branch] = at
             branch = order[at][2]

@@ -7,7 +7,7 @@ the least urgent, and the least work is lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.scheduler.node import Node
@@ -73,25 +73,25 @@ def _clear(
         (id for id in node.holdings if id in holders and id not in stopping and holders[id].rank < rank),
         key=lambda id: (holders[id].rank, holders[id].seconds),
     )
-    victims = _smallest(room, wanted, candidates)
+    victims = smallest(candidates, lambda ids: fits(without(room, ids), wanted))
     return Clearing(node.node_id, wanted, victims, frozenset({*stopping, *victims})) if victims else None
 
 
-def _smallest(room: Node, wanted: Wanted, candidates: list[str]) -> tuple[str, ...]:
-    """Of `candidates`, in the order in which they should go, as few as make room; none if all do not."""
+def smallest(candidates: list[str], suffice: Callable[[list[str]], bool]) -> tuple[str, ...]:
+    """Of `candidates`, in the order in which they should go, as few as suffice; none if all do not."""
     for id in candidates:
-        if fits(without(room, [id]), wanted):
+        if suffice([id]):
             return (id,)
     chosen: list[str] = []
     for id in candidates:
         chosen.append(id)
-        if fits(without(room, chosen), wanted):
+        if suffice(chosen):
             break
     else:
         return ()
     for id in reversed(chosen.copy()):
         rest = [other for other in chosen if other != id]
-        if fits(without(room, rest), wanted):
+        if suffice(rest):
             chosen = rest
     return tuple(chosen)
 

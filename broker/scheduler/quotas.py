@@ -3,7 +3,7 @@
 The model is Kueue's cohort: all projects lend each other what they do not use. A project has its own amount of a
 resource; of that it lends up to `lend`, and keeps the rest free for itself; beyond its own it borrows up to `borrow`.
 A project about which nothing was said owns nothing, and borrows without a limit. A borrowed place is given back when
-its owner wants it: `broker/scheduler/giving_back.py`.
+its owner wants it: `broker/scheduler/giving_back.py`. He does not take what another keeps instead, though it be free.
 
 Pure: it counts. Whether a job fits on a node is the placer's question.
 """
@@ -73,6 +73,9 @@ class Quotas:
     def __init__(self) -> None:
         self._quotas: dict[str, Quota] = {}
         self._held: dict[str, Amounts] = {}
+        #: of all projects: what they hold, what they keep and do not hold, what they borrow. Kept up as these change,
+        #: since each placement asks for it once a kind of waiting job
+        self._used = self._idle = self._borrowed = Amounts()
         #: by waiting job for which a borrowed place is being cleared: its project, and what it will hold. It is not
         #: lent again meanwhile, perhaps to the one that gives it back.
         self.promised: dict[str, tuple[str, Amounts]] = {}
@@ -90,11 +93,15 @@ class Quotas:
         return self._quotas.get(project, NO_QUOTA)
 
     def set(self, project: str, quota: Quota) -> None:
+        self._count(project, -1)
         self._quotas[project] = quota
+        self._count(project, 1)
         self.active = True
 
     def remove(self, project: str) -> None:
+        self._count(project, -1)
         self._quotas.pop(project, None)
+        self._count(project, 1)
         self.active = bool(self._quotas)
 
     def held(self, project: str) -> Amounts:
@@ -102,10 +109,14 @@ class Quotas:
 
     def hold(self, project: str, amounts: Amounts, count: int = 1) -> None:
         """So many jobs more hold this; fewer if negative."""
+        self._count(project, -1)
         self._held[project] = self.held(project).plus(amounts, count)
+        self._count(project, 1)
 
     def hold_only(self, held: Iterable[tuple[str, Amounts, int]]) -> None:
         """Set what all projects hold, in parts: project, amounts, how many jobs hold them."""
+        for project in list(self._held):
+            self.hold(project, self._held[project], -1)
         self._held.clear()
         for project, amounts, count in held:
             self.hold(project, amounts, count)
@@ -127,29 +138,54 @@ class Quotas:
         )
 
     def admits(self, project: str, wanted: Amounts) -> bool:
-        """Whether a job that wants this may be placed now."""
+        """Whether a job that wants this may be placed now.
+
+        Who wants his own waits until those who borrow have given back, rather than take what another keeps. Where
+        nobody borrows, the quotas are more than there is, and the first to ask gets it.
+        """
         quota, held = self.of(project), self.held(project)
         for at, amount in enumerate(wanted):
-            if not amount or held[at] + amount <= quota.own[at]:
+            if not amount:
                 continue
-            if held[at] + amount > quota.most[at]:
+            is_own = held[at] + amount <= quota.own[at]
+            if not is_own and held[at] + amount > quota.most[at]:
                 return False
-            kept = self._kept_from(project, at)
-            if kept and sum(used[at] for used in self._held.values()) + amount > self.total[at] - kept:
+            kept, free = self._idle[at], self.total[at] - self._used[at] - amount
+            if kept > free:
+                kept -= self._idle_of(project)[at]
+            if self.promised and not is_own:
+                kept += sum(amounts[at] for name, amounts in self.promised.values() if name != project)
+            if not kept or kept <= free:
+                continue
+            if not is_own or self._borrowed[at] > self.borrowed(project)[at]:
                 return False
         return True
+
+    def supposing(self, changes: Iterable[tuple[str, Amounts, int]]) -> Quotas:
+        """As it were if so many jobs more, or fewer, of these projects held this, and nothing were promised."""
+        found = Quotas()
+        found._quotas, found._held = dict(self._quotas), dict(self._held)
+        found._used, found._idle, found._borrowed = self._used, self._idle, self._borrowed
+        found.active, found.total = self.active, self.total
+        for change in changes:
+            found.hold(*change)
+        return found
 
     def borrowed(self, project: str) -> Amounts:
         """How much it holds beyond its own."""
         quota, held = self.of(project), self.held(project)
         return Amounts(*(max(0, held[at] - quota.own[at]) for at in range(len(held))))
 
-    def _kept_from(self, project: str, at: int) -> int:
-        """What is idle and not for this project to borrow."""
-        kept = sum(
-            max(0, quota.kept[at] - self.held(name)[at]) for name, quota in self._quotas.items() if name != project
-        )
-        return kept + sum(amounts[at] for name, amounts in self.promised.values() if name != project)
+    def _idle_of(self, project: str) -> Amounts:
+        """What it keeps for itself, and does not hold."""
+        kept, held = self.of(project).kept, self.held(project)
+        return Amounts(*(max(0, kept[at] - held[at]) for at in range(len(held))))
+
+    def _count(self, project: str, times: int) -> None:
+        """Count what a project holds, keeps and borrows as it is now; -1: not any more, since it is about to change."""
+        self._used = self._used.plus(self.held(project), times)
+        self._idle = self._idle.plus(self._idle_of(project), times)
+        self._borrowed = self._borrowed.plus(self.borrowed(project), times)
 
     def _governed(self, at: int) -> bool:
         return any(quota.own[at] for quota in self._quotas.values())

