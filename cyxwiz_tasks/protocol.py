@@ -278,7 +278,7 @@ class Ended(AttemptReport):
     seconds: float = 0.0
     #: the Celery message of the job's next try, as it would lie in the inbox
     retry: str | None = None
-    #: what was left until then, by the node's own clock, which is never compared with another; None: its `eta` counts
+    #: how long after this end it is due: no clock is compared with another for that; None: its `eta` counts
     retry_in_seconds: float | None = None
     #: out of memory: how much the attempt had, of its smallest GPU, or of the host where it had none
     had_memory_bytes: int | None = None

@@ -28,7 +28,7 @@ from workers.joblog import JobLog
 from workers.journal import Begun, boot_id
 from workers.node import Node
 from workers.outcomes import Outcome, cancelled, no_checkpoint, not_met, outcome_of, preempted
-from workers.retry_message import retry_message
+from workers.retry_message import NextTry, retry_message
 from workers.states import state_commands
 from workers.storable import storable_json, storable_text
 from workers.supervise import supervise
@@ -164,6 +164,7 @@ def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
 
 def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
     returned = outcome.kind == "completed" and outcome.encoded is not None
+    following = _retry(attempt, outcome) if outcome.kind == "retry" else None
     asked = attempt.stop_request.asked
     return Ended(
         **attempt.reports.identity,
@@ -176,13 +177,14 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         exit_code=attempt.exit_code,
         result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
-        retry=_retry(attempt, outcome) if outcome.kind == "retry" else None,
+        retry=following.text if following is not None else None,
+        retry_in_seconds=following.in_seconds if following is not None else None,
         had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
         by_node=outcome.kind == "preempted" and (asked is None or asked.by_node),
     )
 
 
-def _retry(attempt: Attempt, outcome: Outcome) -> str:
+def _retry(attempt: Attempt, outcome: Outcome) -> NextTry:
     assert outcome.encoded is not None
     return retry_message(attempt.node.app, outcome.encoded, attempt.node.link.server_ahead_seconds)
 

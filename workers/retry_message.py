@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from celery import Celery
 from celery.canvas import Signature
@@ -12,10 +13,18 @@ from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER
 from cyxwiz_tasks.runtime.pipe import decode_value
 
 
-def retry_message(app: Celery, encoded: str, server_ahead_seconds: float) -> str:
+class NextTry(NamedTuple):
+    """`text` is the message; `in_seconds` is how long after its attempt's end it is due, None: its `eta` says when."""
+
+    text: str
+    in_seconds: float | None
+
+
+def retry_message(app: Celery, encoded: str, server_ahead_seconds: float) -> NextTry:
     """The signature that `self.retry()` made in the job's process, as its message would lie in the inbox.
 
-    When it is due was said by this node's clock; the message says it by the server's.
+    An `eta` was said by this node's clock; the message says it by the server's. A countdown needs no clock, which may
+    have jumped since it was last compared.
     """
     signature = Signature.from_dict(decode_value(encoded), app=app)
     headers = {name: value for name, value in signature.options["headers"].items() if name != ASSIGNMENT_HEADER}
@@ -26,4 +35,4 @@ def retry_message(app: Celery, encoded: str, server_ahead_seconds: float) -> str
     elif eta is not None:
         options["eta"] = (datetime.fromisoformat(eta) if isinstance(eta, str) else eta) + ahead
     arguments = (tuple(signature.args), signature.kwargs)
-    return envelope(app, signature.task, options["task_id"], arguments, options).decode()
+    return NextTry(envelope(app, signature.task, options["task_id"], arguments, options).decode(), countdown)

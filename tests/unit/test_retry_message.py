@@ -23,7 +23,8 @@ def message(**options) -> dict:
         "immutable": False,
     }
     app = make_app("redis://nowhere:1")
-    return json.loads(retry_message(app, encode_value(signature), server_ahead_seconds=-7200))["headers"]
+    following = retry_message(app, encode_value(signature), server_ahead_seconds=-7200)
+    return json.loads(following.text)["headers"] | {"in_seconds": following.in_seconds}
 
 
 def test_it_is_the_same_job_with_one_more_try_and_without_its_old_place():
@@ -39,3 +40,9 @@ def test_it_is_due_by_the_servers_clock_however_wrong_the_nodes_is(form):
     now = datetime.now(UTC)
     due = datetime.fromisoformat(message(**{form: 30 if form == "countdown" else now + timedelta(seconds=30)})["eta"])
     assert abs((due - now).total_seconds() - 30 + 7200) < 5
+
+
+def test_a_countdown_is_none_of_a_clocks():
+    assert message(countdown=30)["in_seconds"] == 30
+    assert message(eta=datetime.now(UTC))["in_seconds"] is None
+    assert message()["in_seconds"] is None
