@@ -260,18 +260,19 @@ class Backlog:
         queue = self.queue_of(job_id)
         if queue is None:
             return False
-        queue.remove(job_id)
-        self._waiting -= 1
-        self._put_in_order(queue)
+        self._take_out(queue, job_id)
         return True
 
     def take_back(self, waiting: Waiting) -> None:
         """Undo `add`. Another job with this id, as one that was sent by mistake, may wait among others: it stays."""
         queue = self._queues.get(_kind(waiting))
         if queue is not None and waiting.job_id in queue:
-            queue.remove(waiting.job_id)
-            self._waiting -= 1
-            self._put_in_order(queue)
+            self._take_out(queue, waiting.job_id)
+
+    def _take_out(self, queue: Queue, job_id: str) -> None:
+        queue.remove(job_id)
+        self._waiting -= 1
+        self._put_in_order(queue)
 
     def pop(self, queue: Queue) -> Waiting:
         """Take the head of a queue; the queue stays where it is among its owner's, or moves towards the end."""
