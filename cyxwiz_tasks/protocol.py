@@ -317,6 +317,8 @@ class Running(Message):
     number: int
     #: tokens of attempts that run, or whose end is not confirmed yet
     tokens: tuple[int, ...] = ()
+    #: by token, of those that have written a whole checkpoint: how old the newest one is, by the node's monotonic clock
+    checkpoint_age_seconds: dict[int, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
 # Controls: scheduler -> one node ----------------------------------------------------------------------------------

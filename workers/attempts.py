@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 
 from cyxwiz_tasks.protocol import Stop
@@ -52,6 +53,8 @@ class Attempts:
         self._by_token: dict[int, tuple[str, StopRequest]] = {}
         self._stopped_before_start: OrderedDict[int, Stop] = OrderedDict()
         self._begun: OrderedDict[int, None] = OrderedDict()
+        #: when (monotonic) the newest checkpoint of a running attempt was whole
+        self._checkpointed_at: dict[int, float] = {}
 
     def enter(self, job: str, token: int, stop: StopRequest) -> bool:
         """An attempt begins; a stop that came earlier is asked for at once.
@@ -75,6 +78,19 @@ class Attempts:
         """An attempt has ended."""
         with self._lock:
             self._by_token.pop(token, None)
+            self._checkpointed_at.pop(token, None)
+
+    def checkpointed(self, token: int) -> None:
+        """A running attempt has written a checkpoint, and it is whole."""
+        with self._lock:
+            if token in self._by_token:
+                self._checkpointed_at[token] = time.monotonic()
+
+    def checkpoint_age_seconds(self) -> dict[int, float]:
+        """By token, of the running attempts that have written a checkpoint: how old the newest one is."""
+        with self._lock:
+            now = time.monotonic()
+            return {token: round(now - at, 1) for token, at in self._checkpointed_at.items()}
 
     def stop(self, stop: Stop) -> None:
         """Stop an attempt, now or as soon as it arrives."""

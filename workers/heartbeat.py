@@ -89,4 +89,11 @@ class Heartbeat:
         if tokens == self._told and now < self._next_telling:
             return ""
         self._told, self._next_telling, self._number = tokens, now + _TELLING_SECONDS, self._number + 1
-        return Running(incarnation=self._node.incarnation, number=self._number, tokens=tokens).model_dump_json()
+        telling = Running(
+            incarnation=self._node.incarnation,
+            number=self._number,
+            tokens=tokens,
+            # With each telling again: only the newest one lies in Redis, and the next leader knows nothing.
+            checkpoint_age_seconds=self._node.attempts.checkpoint_age_seconds(),
+        )
+        return telling.model_dump_json(exclude_defaults=True)

@@ -104,6 +104,8 @@ def _take_frames(attempt: Attempt, clock: _Clock) -> bool:
                 attempt.reports.progress(frame["at"], frame["values"])
             case "checkpoint":
                 clock.pace.lives(time.monotonic())
+                if "error" not in frame:
+                    attempt.node.attempts.checkpointed(attempt.assignment.token)
                 attempt.artifacts.checkpoint(frame)
             case "heeds":
                 if not frame["stop"] and attempt.exit_code is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,9 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.estimate import Estimate, estimate
 from broker.scheduler.explain import Explanation
 from broker.scheduler.history import History
-from broker.scheduler.memory import tightened
+from broker.scheduler.memory import Memory, tightened
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.cli.durations import parse_time
+from cyxwiz_tasks.cli.durations import parse_time, show_seconds
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidJob, NotFound
 from cyxwiz_tasks.protocol import Why
@@ -56,7 +57,7 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
                 found.sentences += found.estimate.too_late(start_by) if found.estimate is not None else []
         found.sentences += before
         return known | _explained(found)
-    return known | {"text": " ".join([_sentence(page), *before])}
+    return known | {"text": " ".join([_sentence(page), *before, *_checkpoint(turn.memory, page)])}
 
 
 def _estimate(
@@ -119,6 +120,16 @@ def _sentence(page: dict[str, Any]) -> str:
         why = f": {page['message']}" if page["message"] else ""
         return f"The job is {state}{where}{why}{'' if why.endswith('.') else '.'}"
     return f"The job is held until somebody releases it: {(page['message'] or page['cause']).rstrip('.')}."
+
+
+def _checkpoint(memory: Memory, page: dict[str, Any]) -> list[str]:
+    """For a job that runs: what it would lose if it gave its place back."""
+    live = memory.live.get(page["id"])
+    if live is None or not live.running:
+        return []
+    if live.checkpointed_at is None:
+        return ["It has told of no checkpoint yet."]
+    return [f"Its last checkpoint was {show_seconds(time.monotonic() - live.checkpointed_at)} ago."]
 
 
 def _attempts_before(page: dict[str, Any]) -> list[str]:

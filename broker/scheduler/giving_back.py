@@ -80,7 +80,7 @@ def _until_admitted(
         return clearing._replace(awaited=awaited)
     gone = {attempts[name].of_job for name in awaited}
     borrowers = [name for name, holder in who.items() if holder.rank < UNTOUCHED and attempts[name].of_job not in gone]
-    borrowers.sort(key=lambda name: (who[name].rank, who[name].seconds, name))
+    borrowers.sort(key=lambda name: (*who[name].order, name))
     more = smallest(borrowers, lambda names: _left_by(names, attempts, left).admits(wish.project, wish.amounts))
     if not more:
         return None
@@ -103,9 +103,7 @@ def holders(
     found: dict[str, Holder] = {}
     left: dict[str, list[int]] = {}
     # What a project borrowed is counted down: from those who go anyway to those who lose most work.
-    for one in sorted(
-        attempts, key=lambda one: (not one.holder.stopping, one.holder.rank, one.holder.seconds, one.job_id)
-    ):
+    for one in sorted(attempts, key=lambda one: (not one.holder.stopping, *one.holder.order, one.job_id)):
         excess = left.setdefault(one.project, list(quotas.borrowed(one.project)))
         may_go = (
             one.project != project

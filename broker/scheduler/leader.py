@@ -66,7 +66,8 @@ from db.leadership import Leadership, assert_current, go_beyond
 
 log = logging.getLogger(__name__)
 
-#: in the order in which they run: who is late is known before anything is placed
+#: in the order in which they run: who is late is known before anything is placed, and how old checkpoints are before
+#: anybody is asked to go
 DUTIES: tuple[type[Duty], ...] = (
     LateNodes,
     OpenNodes,
@@ -77,13 +78,13 @@ DUTIES: tuple[type[Duty], ...] = (
     Unstarted,
     Leases,
     Drains,
+    Reconcile,
     Preempt,
     GiveBack,
     Reserve,
     EarlyStopping,
     Quarantine,
     Usage,
-    Reconcile,
     Untold,
     ChordParts,
     Readings,

@@ -72,6 +72,9 @@ class Live:
     ended: MemberEnd | None = None
     #: it was told to end because another member had ended, and for nothing else
     follows: bool = False
+    #: when its newest checkpoint was whole, to a second or so; None: its node, which tells it by its beats, told of
+    #: none yet. Of a gang rank 0 writes it
+    checkpointed_at: float | None = None
 
     @property
     def job_id(self) -> str:
@@ -91,6 +94,12 @@ class Live:
     def must_end(self) -> bool:
         """Whether it was cancelled, or told to end for another reason."""
         return self.cancel_asked or self.stop is not None
+
+    def lost_seconds(self, now: float) -> float:
+        """Work since its newest checkpoint, or since it was placed, of all that would have to end with it."""
+        first = self.together[0]
+        since = first.assigned_at if first.checkpointed_at is None else first.checkpointed_at
+        return (now - since) * len(self.together)
 
 
 class MemberEnd(NamedTuple):

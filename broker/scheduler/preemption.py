@@ -1,8 +1,8 @@
 """Whose place an urgent job takes that fits nowhere. Pure: it reads the models in memory and changes nothing.
 
-On each node that could run it, less urgent attempts are taken away in thought, the least urgent and youngest first,
-until it fits; then those that turn out not to be needed are put back. Of all nodes, the one is chosen where the fewest,
-the least urgent, and the least work is lost.
+On each node that could run it, less urgent attempts are taken away in thought, the least urgent first and of these the
+cheapest, until it fits; then those that turn out not to be needed are put back. Of all nodes, the one is chosen where
+the fewest go, the least urgent, and the least work is lost.
 """
 
 from __future__ import annotations
@@ -13,16 +13,26 @@ from typing import NamedTuple
 from broker.scheduler.node import Node
 from broker.scheduler.places import Wanted, fits, take, without
 
+#: Two losses that differ by less are equal: they are known to about a second, and a restart itself takes some.
+_EQUAL_SECONDS = 10.0
+
 
 class Holder(NamedTuple):
     """What is known of an attempt that holds a place."""
 
     #: `Priority.rank` of its job
     rank: int
-    #: since it was placed, what is lost if it wrote no checkpoint; times its attempts
-    seconds: float
+    #: work since its last checkpoint, or since it was placed; of a gang that of all members
+    lost_seconds: float
     #: it was told to end, and gives its place back soon
     stopping: bool
+    #: attempts of its job before this one
+    restarts: int = 0
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """Whose is lower goes first: the least urgent, who loses least, who was restarted least."""
+        return self.rank, self.lost_seconds // _EQUAL_SECONDS, self.restarts, self.lost_seconds
 
 
 class Clearing(NamedTuple):
@@ -71,7 +81,7 @@ def _clear(
         return Clearing(node.node_id, wanted, (), frozenset(stopping))
     candidates = sorted(
         (id for id in node.holdings if id in holders and id not in stopping and holders[id].rank < rank),
-        key=lambda id: (holders[id].rank, holders[id].seconds),
+        key=lambda id: holders[id].order,
     )
     victims = smallest(candidates, lambda ids: fits(without(room, ids), wanted))
     return Clearing(node.node_id, wanted, victims, frozenset({*stopping, *victims})) if victims else None
@@ -97,5 +107,6 @@ def smallest(candidates: list[str], suffice: Callable[[list[str]], bool]) -> tup
 
 
 def _cost(victims: tuple[str, ...], holders: Mapping[str, Holder]) -> tuple[float, ...]:
-    ranks = [holders[id].rank for id in victims]
-    return len(victims), max(ranks, default=-1), sum(ranks), sum(holders[id].seconds for id in victims)
+    ranks, lost_seconds = [holders[id].rank for id in victims], sum(holders[id].lost_seconds for id in victims)
+    restarts = sum(holders[id].restarts for id in victims)
+    return len(ranks), max(ranks, default=-1), sum(ranks), lost_seconds // _EQUAL_SECONDS, restarts, lost_seconds

@@ -59,10 +59,16 @@ def _blob(connection: Any, sha: str, nodes: Iterable[tuple[str, int]], beat: int
         reading = _reading().model_dump_json() if beat % _READING == 0 else ""
         telling = ""
         if beat % _TELLING == 0:
-            telling = Running(incarnation="1", number=_NUMBER, tokens=(token,) if token else ()).model_dump_json()
+            telling = _running(token).model_dump_json(exclude_defaults=True)
         keys = (BEATS, telemetry_key(node_id), running_key(node_id))
         commands.append(("EVALSHA", sha, len(keys), *keys, node_id, _TTL_SECONDS, reading, telling))
     return b"".join(connection.pack_commands(commands))
+
+
+def _running(token: int) -> Running:
+    if not token:
+        return Running(incarnation="1", number=_NUMBER)
+    return Running(incarnation="1", number=_NUMBER, tokens=(token,), checkpoint_age_seconds={token: 31.4})
 
 
 def _reading() -> NodeReading:

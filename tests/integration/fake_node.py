@@ -70,6 +70,8 @@ class FakeNode:
         self.capability = capability(**values)
         #: tokens that it tells with its beats; None: it is of a release that tells nothing
         self.tokens: tuple[int, ...] | None = None
+        #: and how old their newest checkpoints are
+        self.checkpoint_age_seconds: dict[int, float] = {}
         self._silent = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -121,7 +123,12 @@ class FakeNode:
             with suppress(redis.RedisError):
                 self.beating.eval(_BEAT, 1, BEATS, self.id)
                 if self.tokens is not None:
-                    running = Running(incarnation=self.incarnation, number=number, tokens=self.tokens)
+                    running = Running(
+                        incarnation=self.incarnation,
+                        number=number,
+                        tokens=self.tokens,
+                        checkpoint_age_seconds=self.checkpoint_age_seconds,
+                    )
                     self.beating.set(running_key(self.id), running.model_dump_json(), ex=10)
             silent.wait(0.1)
 

@@ -36,6 +36,30 @@ def test_a_critical_job_takes_the_youngest_place_and_its_victim_goes_on_later(pl
         assert plane.redis.llen(f"cyxwiz.control.{node.id}") == 0, "once was enough"
 
 
+def test_who_has_written_a_checkpoint_goes_before_a_younger_one_and_a_new_leader_knows_it(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.reconcile.Reconcile.every_seconds", 0.1)
+    with plane.scheduler():
+        node = plane.node(slots=2)
+        old, young = plane.submit(1), plane.submit(2)
+        saved, unsaved = node.take()[0], node.take()[0]
+        assert (saved.job, unsaved.job) == (old, young)
+        for attempt in (saved, unsaved):
+            node.start(attempt)
+        node.tokens, node.checkpoint_age_seconds = (saved.token, unsaved.token), {saved.token: 0.0, 4711: 0.0}
+        until(lambda: "Its last checkpoint was" in str(plane.client.why(old)))
+        assert "It has told of no checkpoint yet." in str(plane.client.why(young))
+    with plane.scheduler():
+        urgent = plane.submit(3, priority="critical")
+        stop = node.told()
+        assert (stop.token, stop.outcome) == (saved.token, "preempted")
+        assert node.end(saved, "preempted", cause="preempted").committed
+        assert node.run().job == urgent
+        again, _ = node.take()
+        assert again.job == old
+        for attempt in (again, unsaved):
+            assert node.end(attempt).committed
+
+
 def test_a_place_of_several_is_kept_while_it_is_being_cleared(plane):
     with plane.scheduler():
         node = plane.node(gpus=2, slots=4)

@@ -1,4 +1,4 @@
-"""Jobs that wait for their time."""
+"""Jobs that wait for their time, and what attempts under way would lose."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import pytest
 
 from broker.scheduler import memory
 from broker.scheduler.backlog import Waiting
+from broker.scheduler.demand import demand_of
+from broker.scheduler.duties.preempt import holder_of
 from broker.scheduler.limits import OwnerLimits
 from broker.scheduler.memory import Memory
+from broker.scheduler.places import Wanted
+from broker.scheduler.preemption import choose
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
+from tests.unit.fleet import T4, capability
 
 JOB = Waiting("job", 1, Resources(), Priority.NORMAL)
 
@@ -54,3 +59,49 @@ def test_submissions_beyond_what_a_minute_allows_are_too_many(clock):
     assert held.too_many(["ann", "ann", "ann", "bob"]).keys() == {2}
     clock[0] += 30.0
     assert held.too_many(["ann", "ann"]).keys() == {1}
+
+
+def running(memory, clock, **jobs):
+    """Attempts of these jobs, by name what they ask for, each placed ten seconds after the one before it."""
+    for number, (job_id, resources) in enumerate(jobs.items(), 1):
+        clock[0] += 10.0
+        memory.backlog.add(Waiting(job_id, number, Resources(**resources), Priority.NORMAL))
+        (placement,) = memory.placer.place(1)
+        if len(placement.members) > 1:
+            memory.assigned_gang(placement, range(100, 100 + len(placement.members)), number=1)
+        else:
+            memory.assigned(placement, number, number=1)
+    return memory.live
+
+
+def site(*gpus):
+    memory = Memory((40.0, 30.0, 20.0, 10.0))
+    for number, count in enumerate(gpus):
+        memory.cluster.upsert_node(f"n{number}", f"n{number}", capability(*[T4] * count), "1")
+    return memory
+
+
+def test_who_has_just_written_a_checkpoint_goes_before_a_younger_one_that_never_did(clock):
+    memory = site(2)
+    live = running(memory, clock, old={"gpus": 1}, young={"gpus": 1})
+    clock[0] += 100.0
+
+    def victims():
+        wanted = Wanted(demand_of(Resources(gpus=1)), range(2))
+        holders = {name: holder_of(one, clock[0]) for name, one in live.items()}
+        return choose([(memory.cluster.node("n0"), wanted)], Priority.CRITICAL.rank, holders, {}).victims
+
+    assert victims() == ("young",)
+    live["old"].checkpointed_at = clock[0] - 2.0
+    assert victims() == ("old",)
+    clock[0] += 200.0
+    live["young"].checkpointed_at = clock[0]
+    assert victims() == ("young",)
+
+
+def test_with_a_gang_the_work_of_all_its_members_would_be_lost_since_the_checkpoint_of_rank_0(clock):
+    live = running(site(1, 1, 1), clock, gang={"nodes": 3, "gpus": 1})
+    clock[0] += 20.0
+    assert [one.lost_seconds(clock[0]) for one in live.values()] == [60.0] * 3
+    live["gang"].checkpointed_at = clock[0] - 4.0
+    assert [one.lost_seconds(clock[0]) for one in live.values()] == [12.0] * 3

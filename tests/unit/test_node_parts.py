@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cyxwiz_tasks.errors import InvalidSettings
-from cyxwiz_tasks.protocol import REPORT, REPORTS, Assignment, Stop, Update
+from cyxwiz_tasks.protocol import REPORT, REPORTS, Assignment, Running, Stop, Update
 from cyxwiz_tasks.runtime.pipe import encode_value
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest
@@ -181,6 +181,33 @@ def test_an_attempt_begins_once_however_often_its_message_comes():
     assert not attempts.enter("j", 1, StopRequest())
     assert attempts.enter("j", 2, StopRequest())
     assert attempts.tokens() == (2,)
+
+
+def test_a_node_knows_how_old_the_newest_checkpoint_of_a_running_attempt_is(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("workers.attempts.time.monotonic", lambda: now[0])
+    attempts = Attempts()
+    for token in (1, 2, 3):
+        attempts.enter("j", token, StopRequest())
+    attempts.checkpointed(1)
+    attempts.checkpointed(2)
+    now[0] = 112.34
+    attempts.checkpointed(2)
+    now[0] = 113.34
+    assert attempts.checkpoint_age_seconds() == {1: 13.3, 2: 1.0}
+    attempts.leave(1)
+    attempts.checkpointed(1)
+    assert attempts.checkpoint_age_seconds() == {2: 1.0}, "one that has ended tells nothing"
+
+
+def test_a_telling_grows_only_by_checkpoints_and_one_of_an_older_release_has_none():
+    told = {"incarnation": "i", "number": 1, "tokens": (7, 8)}
+    assert json.loads(Running(**told).model_dump_json(exclude_defaults=True)) == {**told, "tokens": [7, 8]}
+    sent = Running(**told, checkpoint_age_seconds={7: 1.5}).model_dump_json(exclude_defaults=True)
+    assert Running.model_validate_json(sent).checkpoint_age_seconds == {7: 1.5}
+    assert Running.model_validate_json('{"incarnation":"i","number":1,"tokens":[7]}').checkpoint_age_seconds == {}
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        Running(**told, checkpoint_age_seconds={7: -1.5})
 
 
 def test_a_stand_in_survives_what_celery_does_to_exceptions():

@@ -1,4 +1,4 @@
-"""Whose place an urgent job takes: the fewest, the least urgent, the youngest, and nobody for nothing."""
+"""Whose place an urgent job takes: the fewest, the least urgent, the cheapest, and nobody for nothing."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Board:
         self.cluster = cluster_of(**nodes)
         self.holders = {}
 
-    def place(self, job_id, node_id, gpus=(), rank=1, seconds=10.0, stopping=False, **resources):
+    def place(self, job_id, node_id, gpus=(), rank=1, seconds=10.0, stopping=False, restarts=0, **resources):
         demand = demand_of(Resources.parse(resources or ({"gpus": len(gpus)} if gpus else {})))
         self.cluster.take(node_id, job_id, demand, tuple(gpus))
-        self.holders[job_id] = Holder(rank, seconds, stopping)
+        self.holders[job_id] = Holder(rank, seconds, stopping, restarts)
 
     def choose(self, rank=CRITICAL, promised=None, **resources):
         return choose(self.nodes(**resources), rank, self.holders, promised or {})
@@ -49,7 +49,7 @@ def test_one_victim_is_better_than_two():
     assert board.choose(gpus=2).victims == ("b0",)
 
 
-def test_the_least_urgent_and_then_the_youngest_goes():
+def test_the_least_urgent_goes_and_then_who_loses_least():
     board = Board(a=capability(T4, T4, T4, T4, slots=5))
     board.place("else", "a", [3], rank=CRITICAL)
     board.place("high", "a", [0], rank=2, seconds=1)
@@ -59,6 +59,14 @@ def test_the_least_urgent_and_then_the_youngest_goes():
     board.place("low", "a", [3], rank=0, seconds=900)
     board.cluster.release("else")
     assert board.choose(gpus=1).victims == ("low",)
+
+
+def test_of_those_who_lose_the_same_the_one_goes_that_was_restarted_least():
+    board = Board(a=capability(T4), b=capability(T4), c=capability(T4))
+    board.place("often", "a", [0], seconds=1, restarts=4)
+    board.place("once", "b", [0], seconds=8, restarts=1)
+    board.place("never", "c", [0], seconds=60)
+    assert board.choose(gpus=1).victims == ("once",)
 
 
 def test_nobody_of_equal_or_higher_priority_goes():

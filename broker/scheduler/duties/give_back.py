@@ -9,9 +9,9 @@ from typing import ClassVar
 from broker.scheduler import preempting
 from broker.scheduler.backlog import Queue, Waiting
 from broker.scheduler.demand import demand_of
-from broker.scheduler.duties.preempt import Preempt
+from broker.scheduler.duties.preempt import Preempt, holder_of
 from broker.scheduler.giving_back import Borrower, Wish, place_for
-from broker.scheduler.preemption import Clearing, Holder
+from broker.scheduler.preemption import Clearing
 from broker.scheduler.quotas import Amounts, amounts_of
 from broker.scheduler.shares import expected
 from db import quotas as recorded
@@ -106,18 +106,14 @@ class GiveBack(Preempt):
                 memory.claims.drop(claim.job_id)
 
     def _attempts(self, preempted: dict[str, int]) -> list[Borrower]:
-        """All that are under way. One that was tried often has more to lose than its last attempt."""
+        """All that are under way."""
         now = time.monotonic()
         return [
             Borrower(
                 job_id,
                 live.waiting.project,
                 _amounts(live.waiting),
-                Holder(
-                    live.waiting.priority.rank,
-                    (now - live.assigned_at) * live.number * len(live.together),
-                    live.must_end,
-                ),
+                holder_of(live, now),
                 preempted.get(live.job_id, 0),
                 live.job_id,
             )

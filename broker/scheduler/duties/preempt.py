@@ -21,6 +21,7 @@ from db import quotas
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
+    from broker.scheduler.memory import Live
 
 #: jobs for which one run clears places, and nodes that it looks at for each: what it costs has a limit
 _JOBS, _NODES = 8, 128
@@ -62,15 +63,10 @@ class Preempt(Duty):
         if not urgent or not memory.live:
             return []
         now = time.monotonic()
-        holders = {
-            name: Holder(
-                UNTOUCHED if live.job_id in spared else live.waiting.priority.rank,
-                # One that was tried often has more to lose than its last attempt.
-                (now - live.assigned_at) * live.number * len(live.together),
-                live.must_end,
-            )
-            for name, live in memory.live.items()
-        }
+        holders = {name: holder_of(live, now) for name, live in memory.live.items()}
+        for name, live in memory.live.items():
+            if live.job_id in spared:
+                holders[name] = holders[name]._replace(rank=UNTOUCHED)
         for queue in urgent:
             if queue.is_full or queue.resources.nodes > 1:
                 continue  # it is no place that it waits for, or takes several, and nobody's
@@ -99,3 +95,8 @@ class Preempt(Duty):
         cluster = self.leader.memory.cluster
         self._start += _NODES
         return able(cluster, resources, applicant).some(cluster, self._start, _NODES)
+
+
+def holder_of(live: Live, now: float) -> Holder:
+    """An attempt under way, as the choice sees it; `now` is monotonic."""
+    return Holder(live.waiting.priority.rank, live.lost_seconds(now), live.must_end, restarts=live.number - 1)

@@ -2,7 +2,8 @@
 
 A node tells with its beats which attempts it runs, or has ended without the scheduler's word on it. An attempt that is
 not the record's is a zombie, and is stopped; one that the record has running there and the node does not know is lost,
-and its job is placed again; one that was told to end and runs on is told again.
+and its job is placed again; one that was told to end and runs on is told again. How old their checkpoints are is told
+in the same way, and is known only here: the next telling says it to the next leader.
 
 A telling may be older than what is known here. A token counts as missing, or as a zombie, after `_TELLINGS` different
 ones that say so: the last of them was begun after the one before it had arrived.
@@ -10,6 +11,7 @@ ones that say so: the last of them was begun after the one before it had arrived
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +56,7 @@ class Reconcile(Duty):
         overdue: list[str] = []
         for node_id, telling in tellings.items():
             here = placed[node_id]
+            self._note_checkpoints(telling, here)
             for token in self._doubtful(node_id, telling, here):
                 if token in here:
                     missing.append(here[token])
@@ -64,6 +67,12 @@ class Reconcile(Duty):
         if zombies or missing or overdue:
             self._act(zombies, missing, overdue)
         return {"zombies": len(zombies), "missing": len(missing), "told_again": len(overdue)}
+
+    def _note_checkpoints(self, telling: Running, here: dict[int, str]) -> None:
+        now = time.monotonic()
+        for token, age_seconds in telling.checkpoint_age_seconds.items():
+            if token in here:
+                self.leader.memory.live[here[token]].checkpointed_at = now - age_seconds
 
     def _act(self, zombies: list[tuple[str, int]], missing: list[str], overdue: list[str]) -> None:
         with self.leader.turn() as turn:
