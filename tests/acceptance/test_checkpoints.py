@@ -1,4 +1,6 @@
-"""A training whose nodes go away under it ends with the same weights as one that was left alone."""
+"""Checkpoints: a training whose nodes go away ends with the same weights as one that was left alone, and who has just
+saved gives his place to an urgent job.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lab_jobs
 import psutil
 
-from cyxwiz_tasks import TrainingJob
+from cyxwiz_tasks import Resources, TrainingJob
 from tests.acceptance.processes import WorkerProcess
 
 JOB = TrainingJob(
@@ -94,3 +97,23 @@ def test_a_node_with_a_disk_of_its_own_goes_on_from_the_artifact_store(own_stack
     for file in result.artifacts.values():
         assert (stored / file.parent.name / file.name).read_bytes() == file.read_bytes()
     own_stack.wait_until(lambda: not list(stored.glob("checkpoints/*/*/*")))
+
+
+def test_an_urgent_job_takes_the_place_of_the_one_that_has_just_saved(laboratory, tmp_path):
+    here = {"resources": Resources(labels={"rack": "a1"})}  # one node of two slots
+    save, end = tmp_path / "save", tmp_path / "end"
+    saves = lab_jobs.saves_once_and_stops_when_asked.options(**here).submit(str(save))
+    laboratory.wait_until(Path(f"{save}.started").exists)
+    younger = lab_jobs.waits_for.options(**here).submit(str(end))
+    laboratory.wait_until(Path(f"{end}.started").exists)
+    save.touch()
+    laboratory.wait_until(lambda: "Its last checkpoint was" in str(saves.why()))
+    assert "It has told of no checkpoint yet." in str(younger.why())
+
+    urgent = lab_jobs.add.options(**here, priority="critical").submit(1, 2)
+    assert urgent.result(timeout=30) == 3
+    assert saves.result(timeout=30) == 7, "it went on from its checkpoint"
+    end.touch()
+    younger.result(timeout=30)
+    assert [len(run.record()["attempts"]) for run in (saves, younger, urgent)] == [2, 1, 1]
+    assert saves.record()["attempts"][0]["cause"] == "preempted"

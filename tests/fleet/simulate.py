@@ -113,19 +113,23 @@ class Simulation:
                 for node in cluster
                 if len(node.gpu_indexes) >= demand.gpus
             ]
-            holders = {
-                job_id: Holder(self.runs[job_id].job.priority.rank, now - since, stopping=False)
-                for job_id, since in self._since.items()
-            }
+            holders = {job_id: self._holder(now, self.runs[job_id]) for job_id in self._since}
             clearing = choose(wanted, waiting.priority.rank, holders, {})
             for job_id in clearing.victims if clearing is not None else ():
                 self._give_up(now, self.runs[job_id])
                 cleared = True
         return cleared
 
+    def _holder(self, now: float, run: Run) -> Holder:
+        lost = self._ran(now, run) % CHECKPOINT_SECONDS
+        return Holder(run.job.priority.rank, lost, stopping=False, restarts=run.preempted)
+
+    def _ran(self, now: float, run: Run) -> float:
+        """For how long it has been at work in its place, but for starting again."""
+        return max(0.0, now - self._since[run.job.id] - (RESTART_SECONDS if run.preempted else 0.0))
+
     def _give_up(self, now: float, run: Run) -> None:
-        ran = max(0.0, now - self._since[run.job.id] - (RESTART_SECONDS if run.preempted else 0.0))
-        kept = ran // CHECKPOINT_SECONDS * CHECKPOINT_SECONDS
+        kept = self._ran(now, run) // CHECKPOINT_SECONDS * CHECKPOINT_SECONDS
         self._leave(now, run, kept)
         self._left[run.job.id] -= kept
         run.preempted += 1

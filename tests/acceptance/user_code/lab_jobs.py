@@ -114,6 +114,19 @@ def stops_when_asked(ctx: Any, path: str) -> str:
 
 
 @job
+def saves_once_and_stops_when_asked(ctx: Any, path: str) -> int | None:
+    """Writes PATH.started, saves a checkpoint once PATH exists; an attempt that finds one returns its step."""
+    if (saved := ctx.restore()) is not None:
+        return int(saved["step"])
+    Path(path + ".started").write_text(str(os.getpid()))
+    is_saved = False
+    while not ctx.should_stop:
+        is_saved = is_saved or (Path(path).exists() and ctx.checkpoint(step=7))
+        time.sleep(0.01)
+    return None
+
+
+@job
 def reports_until_stopped(ctx: Any, path: str) -> None:
     Path(path).write_text(str(os.getpid()))
     step = 0
