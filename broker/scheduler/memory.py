@@ -73,7 +73,7 @@ class Live:
     #: it was told to end because another member had ended, and for nothing else
     follows: bool = False
     #: when its newest checkpoint was whole, to a second or so; None: its node, which tells it by its beats, told of
-    #: none yet. Of a gang rank 0 writes it
+    #: none yet. Of a gang rank 0 writes it, for all
     checkpointed_at: float | None = None
 
     @property
@@ -95,10 +95,14 @@ class Live:
         """Whether it was cancelled, or told to end for another reason."""
         return self.cancel_asked or self.stop is not None
 
+    def saved(self, at: float) -> None:
+        """Its newest checkpoint was whole at this moment, and with it that of its whole gang."""
+        for one in self.together:
+            one.checkpointed_at = at
+
     def lost_seconds(self, now: float) -> float:
         """Work since its newest checkpoint, or since it was placed, of all that would have to end with it."""
-        first = self.together[0]
-        since = first.assigned_at if first.checkpointed_at is None else first.checkpointed_at
+        since = self.assigned_at if self.checkpointed_at is None else self.checkpointed_at
         return (now - since) * len(self.together)
 
 

@@ -92,10 +92,10 @@ def test_who_has_just_written_a_checkpoint_goes_before_a_younger_one_that_never_
         return choose([(memory.cluster.node("n0"), wanted)], Priority.CRITICAL.rank, holders, {}).victims
 
     assert victims() == ("young",)
-    live["old"].checkpointed_at = clock[0] - 2.0
+    live["old"].saved(clock[0] - 2.0)
     assert victims() == ("old",)
     clock[0] += 200.0
-    live["young"].checkpointed_at = clock[0]
+    live["young"].saved(clock[0])
     assert victims() == ("young",)
 
 
@@ -103,5 +103,5 @@ def test_with_a_gang_the_work_of_all_its_members_would_be_lost_since_the_checkpo
     live = running(site(1, 1, 1), clock, gang={"nodes": 3, "gpus": 1})
     clock[0] += 20.0
     assert [one.lost_seconds(clock[0]) for one in live.values()] == [60.0] * 3
-    live["gang"].checkpointed_at = clock[0] - 4.0
+    live["gang"].saved(clock[0] - 4.0)
     assert [one.lost_seconds(clock[0]) for one in live.values()] == [12.0] * 3

@@ -72,7 +72,7 @@ class Reconcile(Duty):
         now = time.monotonic()
         for token, age_seconds in telling.checkpoint_age_seconds.items():
             if token in here:
-                self.leader.memory.live[here[token]].checkpointed_at = now - age_seconds
+                self.leader.memory.live[here[token]].saved(now - age_seconds)
 
     def _act(self, zombies: list[tuple[str, int]], missing: list[str], overdue: list[str]) -> None:
         with self.leader.turn() as turn:
