@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.protocol import REPORT, REPORTS, Assignment, Running, Stop, Update
-from cyxwiz_tasks.runtime.pipe import encode_value
+from cyxwiz_tasks.runtime.pipe import Pipe, encode_value
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest
 from workers.consumer import _loop as consumer_loop
 from workers.failure import stand_in
+from workers.hung import Pace
 from workers.job_environment import job_environment
 from workers.joblog import JobLog
 from workers.node_folder import FolderTaken, NodeFolder
 from workers.storable import storable_json, storable_text
+from workers.supervise import _take_frames
 
 ASSIGNMENT = Assignment(job="j", attempt=1, token=7, node="n", incarnation="i", epoch=1)
 
@@ -198,6 +202,27 @@ def test_a_node_knows_how_old_the_newest_checkpoint_of_a_running_attempt_is(monk
     attempts.leave(1)
     attempts.checkpointed(1)
     assert attempts.checkpoint_age_seconds() == {2: 1.0}, "one that has ended tells nothing"
+
+
+def test_a_checkpoint_that_could_not_be_written_is_none():
+    agents, jobs = (Pipe(end.detach()) for end in socket.socketpair())
+    attempts = Attempts()
+    attempts.enter("j", ASSIGNMENT.token, StopRequest())
+    attempt = SimpleNamespace(
+        process=SimpleNamespace(pipe=agents),
+        node=SimpleNamespace(attempts=attempts),
+        assignment=ASSIGNMENT,
+        artifacts=SimpleNamespace(checkpoint=lambda frame: None),
+    )
+    clock = SimpleNamespace(pace=Pace(floor_seconds=1, factor=1))
+    jobs.send({"kind": "checkpoint", "step": 1, "error": "No space left on device"})
+    assert _take_frames(attempt, clock)
+    assert attempts.checkpoint_age_seconds() == {}
+    jobs.send({"kind": "checkpoint", "step": 1, "folder": "7/000001", "seconds": 0.1})
+    assert _take_frames(attempt, clock)
+    assert attempts.checkpoint_age_seconds().keys() == {ASSIGNMENT.token}
+    for pipe in (agents, jobs):
+        pipe.close()
 
 
 def test_a_telling_grows_only_by_checkpoints_and_one_of_an_older_release_has_none():
