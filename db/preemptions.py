@@ -18,14 +18,17 @@ class Preemption:
     job_id: str
     token: int
     claimant: str
+    #: on which the claimant gets its place, or all of a gang's
+    node_ids: list[str]
 
 
 _NOTE = text(
     """
     INSERT INTO events (job_id, node_id, attempt, token, epoch, cause, actor, detail)
     SELECT attempts.job_id, node_id, number, token, :epoch, 'preempted', 'scheduler',
-        jsonb_build_object('preempted_for', claimant)
-    FROM json_to_recordset(CAST(:rows AS json)) AS given (token bigint, claimant text) JOIN attempts USING (token)"""
+        jsonb_build_object('preempted_for', claimant, 'node_ids', node_ids)
+    FROM json_to_recordset(CAST(:rows AS json)) AS given (token bigint, claimant text, node_ids json)
+        JOIN attempts USING (token)"""
 )
 
 
@@ -36,7 +39,7 @@ def note(tx: Connection, epoch: int, preemptions: Sequence[Preemption]) -> None:
 
 _UNDER_WAY = text(
     """
-    SELECT events.job_id::text, events.token, detail->>'preempted_for'
+    SELECT events.job_id::text, events.token, detail->>'preempted_for', coalesce(detail->'node_ids', '[]')
     FROM attempts JOIN events ON events.job_id = attempts.job_id AND events.token = attempts.token
     WHERE attempts.state = ANY(:live) AND to_state IS NULL AND detail ? 'preempted_for'
     ORDER BY events.seq"""

@@ -35,7 +35,8 @@ class Claim(NamedTuple):
     #: what the node was when the place was chosen: a node that describes itself anew keeps nothing
     capability: Capability
     wanted: Wanted
-    #: live attempts there, by their jobs: once they have ended, the job fits; and elsewhere, of whom quotas want it
+    #: live attempts there, by what holds their places: once they have ended, the job fits; and elsewhere, those of whom
+    #: quotas want it, or that other members of the gang wait for
     awaited: frozenset[str]
     #: the GPUs that it will get then
     gpus: tuple[int, ...]
@@ -119,10 +120,12 @@ class Claims:
         return claim is not None and claim.clearing
 
     def clear(self, waiting: Waiting, clearing: Clearing) -> None:
-        """A place is being cleared for this job."""
+        """A place is being cleared for this job, or one for each member of a gang."""
         self.drop(waiting.job_id)
-        node = self._cluster.node(clearing.node_id)
-        self._by_job[waiting.job_id] = claim_on(node, waiting, clearing.wanted, clearing.awaited, clearing=True)
+        for member, place in enumerate(clearing.places):
+            node = self._cluster.node(place.node_id)
+            claim = claim_on(node, waiting, place.wanted, clearing.awaited, clearing=True)
+            self._by_job[holder(waiting.job_id, member)] = claim._replace(member=member)
 
     def reserve(self, reservations: Iterable[Claim]) -> None:
         """These are reserved from now on, and no others. What is being cleared stays."""

@@ -45,6 +45,8 @@ class Wish(NamedTuple):
     amounts: Amounts
     #: those that take work and could ever run it
     nodes: Iterable[tuple[Node, Wanted]]
+    #: of a gang; `amounts` are of all together
+    members: int = 1
 
 
 def place_for(
@@ -61,7 +63,7 @@ def place_for(
     `most`: who has been preempted so often is left alone.
     """
     who = holders(quotas, wish.project, wish.amounts, attempts, most)
-    clearing = choose(wish.nodes, UNTOUCHED, who, places)
+    clearing = choose(wish.nodes, UNTOUCHED, who, places, wish.members)
     if clearing is None:
         return None
     then = quotas.supposing((project, amounts, 1) for project, amounts in promises)
@@ -102,16 +104,18 @@ def holders(
     """
     found: dict[str, Holder] = {}
     left: dict[str, list[int]] = {}
+    #: by job, since of a gang all go or none
+    goes: dict[str, bool] = {}
     # What a project borrowed is counted down: from those who go anyway to those who lose most work.
     for one in sorted(attempts, key=lambda one: (not one.holder.stopping, *one.holder.order, one.job_id)):
-        excess = left.setdefault(one.project, list(quotas.borrowed(one.project)))
-        may_go = (
-            one.project != project
-            and one.preempted < most
-            and not one.holder.stopping
-            and any(wanted[at] and one.amounts[at] and excess[at] > 0 for at in range(len(wanted)))
-        )
-        if may_go or one.holder.stopping:
-            left[one.project] = [have - amount for have, amount in zip(excess, one.amounts, strict=True)]
-        found[one.job_id] = one.holder if may_go or one.holder.stopping else one.holder._replace(rank=UNTOUCHED)
+        if one.of_job not in goes:
+            excess = left.setdefault(one.project, list(quotas.borrowed(one.project)))
+            goes[one.of_job] = one.holder.stopping or (
+                one.project != project
+                and one.preempted < most
+                and any(wanted[at] and one.amounts[at] and excess[at] > 0 for at in range(len(wanted)))
+            )
+            if goes[one.of_job]:
+                left[one.project] = [have - amount for have, amount in zip(excess, one.amounts, strict=True)]
+        found[one.job_id] = one.holder if goes[one.of_job] else one.holder._replace(rank=UNTOUCHED)
     return found

@@ -51,11 +51,13 @@ def _own(memory: Memory, claim: Claim) -> str:
 
 
 def _of_gang(memory: Memory, claims: list[Claim]) -> str:
-    names = [memory.cluster.node(one.node_id).name for one in claims if one.node_id in memory.cluster]
-    awaited = [one for one in claims if any(name in memory.live for name in one.awaited)]
+    there = [(memory.cluster.node(one.node_id), one.awaited) for one in claims if one.node_id in memory.cluster]
+    names, busy = [node.name for node, _ in there], sum(bool(names & node.holdings.keys()) for node, names in there)
     shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    if claims[0].clearing:
+        return f"Nodes {shown} are being cleared for it: on {busy} of these {len(claims)} jobs give their places back."
     when = _from(claims[0]) or "; without time limits nobody knows from when on"
-    return f"Nodes {shown} are kept for it{when}: on {len(awaited)} of these {len(claims)} jobs have still to end."
+    return f"Nodes {shown} are kept for it{when}: on {busy} of these {len(claims)} jobs have still to end."
 
 
 def _from(claim: Claim) -> str:

@@ -138,25 +138,21 @@ class Placer:
                 return
             if claim.member or members[claim.job_id] < claim.waiting.resources.nodes:
                 continue  # of a gang, the first speaks for all
-            if claim.waiting.resources.nodes > 1:
-                self._place_gang(claim, placed)
-                continue
-            node, own = self.cluster.node(claim.node_id), next(q for q in self.backlog if claim.job_id in q)
+            own = next(queue for queue in self.backlog if claim.job_id in queue)
             if not own.admitted and any(self.cluster.node_of(name) is not None for name in claim.awaited):
                 continue  # of what its project owns, it waits for places on other nodes that were borrowed
+            nodes = [self.cluster.node(one.node_id) for one in self.claims.of(claim.job_id)]
             self.claims.drop(claim.job_id)
-            urgent = (queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back)
-            if not own.is_held_back and not any(self._room_for(queue, node) for queue in urgent):
-                self._place_on(node, claim.waiting, placed)
+            urgent = [queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back]
+            if own.is_held_back or any(self._room_for(queue, node) for queue in urgent for node in nodes):
+                continue
+            if len(nodes) > 1:
+                self._place_gang(claim, own, placed)
+            else:
+                self._place_on(nodes[0], claim.waiting, placed)
 
-    def _place_gang(self, claim: Claim, placed: list[Placement]) -> None:
-        """Its nodes are clear: it gets the best there are by now, unless somebody more urgent has use for one."""
-        nodes = [self.cluster.node(one.node_id) for one in self.claims.of(claim.job_id)]
-        self.claims.drop(claim.job_id)
-        own = next(queue for queue in self.backlog if claim.job_id in queue)
-        urgent = [queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back]
-        if own.is_held_back or any(self._room_for(queue, node) for queue in urgent for node in nodes):
-            return
+    def _place_gang(self, claim: Claim, own: Queue, placed: list[Placement]) -> None:
+        """Its nodes are clear: it gets the best there are by now."""
         candidates = self._candidates(own.resources, own.applicant)
         if best := candidates.best(1):
             self.backlog.remove(claim.job_id)

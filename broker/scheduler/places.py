@@ -41,6 +41,14 @@ class Able(NamedTuple):
             found = range(at := start % len(self.rows), min(at + count, len(self.rows)))
         return [self._wanted(cluster, at) for at in found]
 
+    def for_members(self, cluster: Cluster, start: int, count: int) -> list[tuple[Node, Wanted]]:
+        """For a gang: before these, as many as it has members that have room now, as far as counting tells."""
+        found, counted = self.some(cluster, start, count), np.array(self.demand.counted).reshape(-1, 1)
+        roomy = np.all(cluster.columns.free[:, self.rows] >= counted, axis=0).nonzero()[0]
+        known = {node.node_id for node, _ in found}
+        more = [self._wanted(cluster, int(at)) for at in roomy[: self.demand.nodes]]
+        return [one for one in more if one[0].node_id not in known] + found
+
     def one(self, cluster: Cluster, node_id: str) -> list[tuple[Node, Wanted]]:
         """This node, if it is among them."""
         row = cluster.node(node_id).row if node_id in cluster else -1

@@ -17,7 +17,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
 from broker.scheduler.node import Node
 from broker.scheduler.places import Wanted
-from broker.scheduler.preemption import Clearing
+from broker.scheduler.preemption import Clearing, Place
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.settings import Settings
 from db import preemptions
@@ -33,33 +33,39 @@ def clear(turn: Turn, waiting: Waiting, clearing: Clearing, reason: str | None =
     victims = [live[name].together[0] for name in clearing.victims]
     for victim in victims:
         stopping.preempt(turn, victim, reason)
-    noted = [Preemption(victim.job_id, victim.token, waiting.job_id) for victim in victims]
+    node_ids = [place.node_id for place in clearing.places]
+    noted = [Preemption(victim.job_id, victim.token, waiting.job_id, node_ids) for victim in victims]
     if noted:
         preemptions.note(turn.tx, turn.epoch, noted)
     turn.memory.claims.clear(waiting, clearing)
-    log.info(line("preempting", job=waiting.job_id, node=clearing.node_id, victims=",".join(clearing.victims)))
+    log.info(line("preempting", job=waiting.job_id, nodes=",".join(node_ids), victims=",".join(clearing.victims)))
 
 
 def restore(tx: Connection, memory: Memory, settings: Settings) -> None:
-    """Know again who was asked to leave for whom: nobody else is asked for the same job.
+    """Know again who was asked to leave for whom, and where: nobody else is asked for the same job.
 
-    Whoever was asked is asked once more, since the last leader may have died before it said it. What victims gave back
-    before, of a place of several, is not kept any more.
+    Whoever was asked is asked once more, since the last leader may have died before it said it. Where all victims have
+    gone and only others are awaited, nobody knows of it any more.
     """
-    awaited: dict[str, list[str]] = defaultdict(list)
+    awaited, wanted_on = defaultdict[str, set[str]](set), dict[str, list[str]]()
     for asked in preemptions.under_way(tx):
         live = memory.of_token(asked.job_id, asked.token)
-        if live is not None and not live.must_end:
+        if live is None:
+            continue
+        if not live.must_end:
             reason = f"its place is needed by job {asked.claimant}"
             for one in live.together:
                 one.stop, one.stop_said_at = stopping.preemption(one, reason, settings), -math.inf
-        if live is not None and not live.gang:  # nobody knows any more which of its nodes was wanted
-            awaited[asked.claimant].append(asked.job_id)
-    for claimant, victims in awaited.items():
-        waiting, node = memory.backlog.find(claimant), memory.cluster.node_of(victims[0])
-        if waiting is not None and node is not None:
-            wanted = _wanted(memory, waiting, node)
-            memory.claims.clear(waiting, Clearing(node.node_id, wanted, (), frozenset(victims)))
+        awaited[asked.claimant].update(one.holder for one in live.together)
+        wanted_on[asked.claimant] = asked.node_ids  # the last word counts: another place may have been looked for
+    for claimant, node_ids in wanted_on.items():
+        waiting = memory.backlog.find(claimant)
+        nodes = [memory.cluster.node(id) for id in node_ids if id in memory.cluster]
+        if waiting is not None and len(nodes) == waiting.resources.nodes:
+            first, *others = [Place(node.node_id, _wanted(memory, waiting, node)) for node in nodes]
+            there = {name for node in nodes for name in node.holdings if name in memory.live}
+            ending = awaited[claimant] | {name for name in there if memory.live[name].must_end}
+            memory.claims.clear(waiting, Clearing(*first, (), frozenset(ending), tuple(others)))
 
 
 def _wanted(memory: Memory, waiting: Waiting, node: Node) -> Wanted:

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.scheduler import candidates
+from broker.scheduler import candidates, preemption
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
@@ -23,6 +23,7 @@ from broker.scheduler.gang_choice import choose
 from broker.scheduler.holder import holder
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.places import able
+from broker.scheduler.preemption import Clearing, Holder
 from broker.scheduler.reservations import Blocked, plan
 from broker.scheduler.shares import dominant_share, expected
 from cyxwiz_tasks.capability import Capability
@@ -215,6 +216,64 @@ def test_a_gang_whose_reserved_node_goes_keeps_nothing_on_the_others():
     assert reserve(placer, "job-2", {}) == [], "too few nodes are left"
 
 
+# Places that are being cleared --------------------------------------------------------------------------------------
+
+
+def clear(placer: Placer, job_id: str, *stopping: str) -> Clearing | None:
+    """Clear places for a waiting job as the duty does; these were told to end before."""
+    waiting = placer.backlog.find(job_id)
+    assert waiting is not None
+    known: dict[str, Holder] = {}
+    members: dict[str, list[str]] = {}
+    for node in placer.cluster:
+        for name in node.holdings:
+            members.setdefault(name.partition(".")[0], []).append(name)
+    for job, names in members.items():
+        gang = tuple(names) if len(names) > 1 else ()
+        known |= dict.fromkeys(names, Holder(Priority.NORMAL.rank, 9.0, job in stopping, gang=gang))
+    nodes = able(placer.cluster, waiting.resources, Applicant()).for_members(placer.cluster, 0, 100)
+    promised = placer.claims.promised(waiting.priority.rank, besides=job_id)
+    found = preemption.choose(nodes, waiting.priority.rank, known, promised, waiting.resources.nodes)
+    if found is not None:
+        placer.claims.clear(waiting, found)
+    return found
+
+
+def test_a_gang_is_placed_once_the_last_of_the_places_that_are_cleared_for_it_is_free():
+    cluster = cluster_of(**{name: capability(A100, slots=1) for name in "abc"})
+    placer = placer_on(cluster, *[Resources(gpus=1, node=name) for name in "ab"])
+    on_a, on_b = placer.place(10)
+    placer.backlog.add(Waiting("gang", 7, Resources(nodes=3, gpus=1), Priority.CRITICAL))
+    found = clear(placer, "gang")
+    assert found is not None
+    assert {place.node_id for place in found.places} == {"a", "b", "c"}
+    assert set(found.victims) == {"job-1", "job-2"}
+    placer.backlog.add(Waiting("small", 9, Resources(gpus=1, node="c"), Priority.HIGH))
+    assert placer.place(10, 0.0) == [], "the free node is kept"
+    placer.undo(on_a)
+    assert placer.place(10, 0.0) == [], "and so is what the first gives back"
+    placer.undo(on_b)
+    [gang] = placer.place(10, 0.0)
+    assert (gang.job_id, sorted(nodes_of(gang))) == ("gang", ["a", "b", "c"])
+    assert not placer.claims
+    placer.drop(gang)
+    assert {placement.job_id for placement in placer.place(10, 0.0)} == {"small", "job-1", "job-2"}
+
+
+def test_a_gang_one_of_whose_cleared_nodes_goes_keeps_nothing_on_the_others():
+    cluster = cluster_of(**{name: capability(A100, slots=1) for name in "abc"})
+    placer = placer_on(cluster, *[Resources(gpus=1, node=name) for name in "ab"])
+    on_a, _ = placer.place(10)
+    placer.backlog.add(Waiting("gang", 7, Resources(nodes=3, gpus=1), Priority.CRITICAL))
+    clear(placer, "gang")
+    placer.undo(on_a)
+    assert placer.place(10, 0.0) == []
+    cluster.remove_node("b")
+    assert [placement.job_id for placement in placer.place(10, 0.0)] == ["job-1"]
+    assert not placer.claims
+    assert clear(placer, "gang") is None, "too few nodes are left, and nobody goes for it"
+
+
 # Under everything that can happen -----------------------------------------------------------------------------------
 
 _capabilities = st.builds(
@@ -241,6 +300,8 @@ class GangMachine(RuleBasedStateMachine):
         self.cluster, self.backlog = Cluster(), Backlog()
         self.placer = Placer(self.cluster, self.backlog)
         self.running: dict[str, Placement] = {}
+        #: of these, those that were asked to leave
+        self.stopping: set[str] = set()
         self.number = 0
 
     @initialize(able=st.lists(_capabilities, min_size=2, max_size=6))
@@ -266,7 +327,11 @@ class GangMachine(RuleBasedStateMachine):
         self.cluster.remove_node(node_id)
         for job_id, placement in list(self.running.items()):
             if any(member.node_id == node_id for member in placement.members):
-                self.placer.undo(self.running.pop(job_id))
+                self.placer.undo(self.over(job_id))
+
+    def over(self, job_id: str) -> Placement:
+        self.stopping.discard(job_id)
+        return self.running.pop(job_id)
 
     @rule(wish=_wishes, priority=st.sampled_from([Priority.NORMAL, Priority.HIGH]))
     def submit(self, wish: Resources, priority: Priority) -> None:
@@ -298,12 +363,54 @@ class GangMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        self.placer.drop(self.running.pop(data.draw(st.sampled_from(sorted(self.running)))))
+        self.placer.drop(self.over(data.draw(st.sampled_from(sorted(self.running)))))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        self.placer.undo(self.running.pop(data.draw(st.sampled_from(sorted(self.running)))))
+        self.placer.undo(self.over(data.draw(st.sampled_from(sorted(self.running)))))
+
+    @rule(gangs=st.lists(st.integers(2, 3), max_size=4), urgent=st.builds(Resources, nodes=st.integers(1, 3)))
+    def crowd(self, gangs: list[int], urgent: Resources) -> None:
+        """Every slot is taken, and somebody urgent comes."""
+        for nodes in gangs:
+            self.submit(Resources(nodes=nodes), Priority.NORMAL)
+        self.place(1000)
+        for _ in range(sum(node.slots_free for node in self.cluster)):
+            self.submit(Resources(), Priority.NORMAL)
+        self.submit(urgent, Priority.HIGH)
+        self.preempt()
+
+    def preempt(self) -> None:
+        """The most urgent that fits nowhere takes the place of others."""
+        self.place(1000)
+        queue = next(iter(self.backlog), None)
+        if queue is None or queue.head is None or queue.priority != Priority.HIGH:
+            return
+        job_id = queue.head[1]
+        if self.placer.claims.clears(job_id):
+            return
+        high = {id for id, one in self.running.items() if one.waiting.priority == Priority.HIGH}
+        found = clear(self.placer, job_id, *self.stopping, *high)
+        if found is None:
+            return
+        asked = {name.partition(".")[0] for name in found.victims}
+        assert not asked & (high | self.stopping)
+        assert len({place.node_id for place in found.places}) == queue.resources.nodes
+        self.stopping |= asked
+
+    @precondition(lambda self: self.stopping)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """One that was asked to has left, and waits again."""
+        self.placer.undo(self.over(data.draw(st.sampled_from(sorted(self.stopping)))))
+
+    @invariant()
+    def a_gang_has_all_its_claims_or_none(self) -> None:
+        claims = list(self.placer.claims)
+        for claim in claims:
+            own = [other for other in claims if other.job_id == claim.job_id]
+            assert len({other.node_id for other in own}) == len(own) == claim.waiting.resources.nodes
 
     @invariant()
     def every_member_holds_its_place_and_nobody_else_one(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from broker.scheduler import memory
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.demand import demand_of
-from broker.scheduler.duties.preempt import holder_of
+from broker.scheduler.duties.preempt import holders_of
 from broker.scheduler.limits import OwnerLimits
 from broker.scheduler.memory import Memory
 from broker.scheduler.places import Wanted
@@ -88,7 +88,7 @@ def test_who_has_just_written_a_checkpoint_goes_before_a_younger_one_that_never_
 
     def victims():
         wanted = Wanted(demand_of(Resources(gpus=1)), range(2))
-        holders = {name: holder_of(one, clock[0]) for name, one in live.items()}
+        holders = holders_of(live, clock[0])
         return choose([(memory.cluster.node("n0"), wanted)], Priority.CRITICAL.rank, holders, {}).victims
 
     assert victims() == ("young",)

@@ -11,8 +11,9 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
+from broker.scheduler.holder import holder
 from broker.scheduler.places import Wanted
-from broker.scheduler.preemption import Clearing, Holder, choose
+from broker.scheduler.preemption import Clearing, Holder, choose, with_their_gangs
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from tests.property_size import examples
@@ -33,8 +34,15 @@ class Board:
         self.cluster.take(node_id, job_id, demand, tuple(gpus))
         self.holders[job_id] = Holder(rank, seconds, stopping, restarts)
 
+    def place_gang(self, job_id, node_ids, gpus=(0,), **values):
+        names = tuple(holder(job_id, member) for member in range(len(node_ids)))
+        for name, node_id in zip(names, node_ids, strict=True):
+            self.place(name, node_id, gpus, **values)
+            self.holders[name] = self.holders[name]._replace(gang=names)
+
     def choose(self, rank=CRITICAL, promised=None, **resources):
-        return choose(self.nodes(**resources), rank, self.holders, promised or {})
+        members = resources.get("nodes", 1)
+        return choose(self.nodes(**resources), rank, self.holders, promised or {}, members)
 
     def nodes(self, **resources):
         demand = demand_of(Resources.parse(resources))
@@ -153,6 +161,127 @@ def test_victims_make_room_and_each_of_them_is_needed(board, resources, rank):
             assert fits_without(board, node.node_id, stopping | victims, resources)
             for fewer in combinations(victims, len(victims) - 1) if victims else ():
                 assert not fits_without(board, node.node_id, stopping | set(fewer), resources)
+
+
+# Gangs --------------------------------------------------------------------------------------------------------------
+
+
+def four():
+    return Board(**{name: capability(T4, slots=2) for name in "abcd"})
+
+
+def node_ids(found):
+    return [place.node_id for place in found.places]
+
+
+def test_the_places_of_a_gang_are_those_where_the_least_is_lost_and_who_is_free_stays_so():
+    board = four()
+    for name, seconds in zip("abc", (500, 20, 300), strict=True):
+        board.place(name, name, [0], seconds=seconds)
+    found = board.choose(nodes=3, gpus=1)
+    assert sorted(node_ids(found)) == ["b", "c", "d"]
+    assert sorted(found.victims) == ["b", "c"]
+    assert found.awaited == {"b", "c"}
+    assert board.choose(nodes=4, gpus=1).awaited == {"a", "b", "c"}
+
+
+def test_a_gang_gets_all_its_places_or_clears_none():
+    board = four()
+    board.place("else", "a", [0], rank=CRITICAL)
+    for name in "bcd":
+        board.place(name, name, [0])
+    assert board.choose(nodes=4, gpus=1) is None
+    assert len(board.choose(nodes=3, gpus=1).victims) == 3
+
+
+def test_a_gang_that_goes_with_all_members_is_one_victim_where_two_single_jobs_are_two():
+    board = four()
+    board.place_gang("gang", "bd", seconds=60)
+    board.place("one", "a", [0], seconds=20)
+    board.place("two", "c", [0], seconds=20)
+    found = board.choose(nodes=2, gpus=1)
+    assert (sorted(node_ids(found)), found.victims) == (["b", "d"], ("gang",))
+    assert found.awaited == {"gang", "gang.1"}
+    assert board.choose(gpus=1).victims == ("one",), "for one place, it loses more than others do"
+
+
+def test_of_a_gang_that_goes_for_one_place_the_other_nodes_are_used_too():
+    board = Board(a=capability(T4), b=capability(T4, T4), c=capability(T4))
+    board.place_gang("gang", "ab", seconds=60)
+    board.place("beside", "b", [1], rank=CRITICAL)
+    board.place("single", "c", [0], rank=2)
+    found = board.choose(nodes=2, gpus=1)
+    assert (sorted(node_ids(found)), found.victims) == (["a", "b"], ("gang",))
+
+
+def test_nobody_goes_for_a_place_that_a_gang_which_goes_anyway_would_free():
+    board = Board(a=capability(T4, T4), b=capability(T4, T4))
+    board.place("cheap", "a", [0], rank=0, seconds=1)
+    board.place("dear", "b", [0], rank=CRITICAL)
+    board.place_gang("gang", "ab", gpus=(1,))
+    found = board.choose(nodes=2, gpus=1)
+    assert (sorted(node_ids(found)), len(found.victims), found.awaited) == (["a", "b"], 1, {"gang", "gang.1"})
+
+
+def test_places_that_are_being_cleared_for_others_are_not_for_a_gang():
+    board = four()
+    for name in "abcd":
+        board.place(name, name, [0])
+    wanted = board.choose(gpus=1).wanted
+    found = board.choose(nodes=3, gpus=1, promised={"b": [wanted]})
+    assert sorted(node_ids(found)) == ["a", "c", "d"]
+    assert board.choose(nodes=4, gpus=1, promised={"b": [wanted]}) is None
+
+
+@st.composite
+def boards_with_gangs(draw):
+    names = [f"n{at}" for at in range(draw(st.integers(2, 5)))]
+    board = Board(**{name: capability(*draw(st.sampled_from([(), (T4,), (T4, T4)])), slots=3) for name in names})
+    for number in range(draw(st.integers(0, 8))):
+        demand, job_id = demand_of(Resources(gpus=draw(st.integers(0, 1)))), f"j{number}"
+        found = {}
+        for node_id in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)):
+            node = board.cluster.node(node_id)
+            positions = node.best_gpus(demand, list(range(len(node.gpu_indexes)))) if demand.gpus else ()
+            if positions is not None and node.has_room(demand):
+                found[node_id] = positions
+        members = tuple(holder(job_id, member) for member in range(len(found)))
+        known = Holder(
+            draw(st.integers(0, 3)),
+            draw(st.sampled_from([5.0, 50.0, 500.0])),
+            draw(st.sampled_from([False, False, False, True])),
+            gang=members if len(members) > 1 else (),
+        )
+        for name, (node_id, positions) in zip(members, found.items(), strict=True):
+            board.cluster.take(node_id, name, demand, positions)
+            board.holders[name] = known
+    return board
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(boards_with_gangs(), st.integers(0, 1), st.integers(1, 3), st.integers(1, 4))
+def test_a_gang_gets_different_nodes_or_none_and_each_victim_is_needed(board, gpus, rank, members):
+    resources = Resources(gpus=gpus)
+    nodes = [(node, Wanted(demand_of(resources), range(len(node.gpu_indexes)))) for node in board.cluster]
+    found = choose(nodes, rank, board.holders, {}, members)
+    stopping = {name for name, known in board.holders.items() if known.stopping}
+    lesser = {name for name, known in board.holders.items() if known.rank < rank}
+
+    def fitting(gone):
+        return {node.node_id for node in board.cluster if fits_without(board, node.node_id, gone, resources)}
+
+    if found is None:
+        assert len(fitting(stopping | lesser)) < members
+        return
+    places, gone = set(node_ids(found)), with_their_gangs(found.victims, board.holders)
+    assert len(places) == len(found.places) == members
+    assert gone <= lesser - stopping
+    assert places <= fitting((stopping | gone) & found.awaited), "nobody else is waited for"
+    jobs = [board.holders[name].gang or (name,) for name in found.victims]
+    assert len(set(jobs)) == len(jobs), "of a gang one is named"
+    for name in found.victims:
+        less = with_their_gangs(set(found.victims) - {name}, board.holders)
+        assert not places <= fitting(stopping | less), f"{name} goes for nothing"
 
 
 def claim(board, *victims, **resources):

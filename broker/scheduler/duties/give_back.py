@@ -9,7 +9,7 @@ from typing import ClassVar
 from broker.scheduler import preempting
 from broker.scheduler.backlog import Queue, Waiting
 from broker.scheduler.demand import demand_of
-from broker.scheduler.duties.preempt import Preempt, holder_of
+from broker.scheduler.duties.preempt import Preempt, holders_of, promise
 from broker.scheduler.giving_back import Borrower, Wish, place_for
 from broker.scheduler.preemption import Clearing
 from broker.scheduler.quotas import Amounts, amounts_of
@@ -50,7 +50,6 @@ class GiveBack(Preempt):
             self.leader.memory.shares.quotas.is_own(queue.project, queue.amounts)
             and not queue.is_full
             and queue.head is not None
-            and queue.resources.nodes == 1
         )
 
     def _clearings_for(self, owners: list[Queue], preempted: dict[str, int]) -> list[tuple[Waiting, Clearing]]:
@@ -60,7 +59,7 @@ class GiveBack(Preempt):
             wanted[project] = wanted[project].plus(amounts)
         attempts, asked, found = self._attempts(preempted), set[str](), list[tuple[Waiting, Clearing]]()
         for queue in owners:
-            nodes = self._nodes(queue.resources, queue.applicant)
+            nodes, members = self._nodes(queue), queue.resources.nodes
             for waiting in queue.first(2 * _JOBS):
                 if memory.claims.clears(waiting.job_id):
                     continue
@@ -68,16 +67,16 @@ class GiveBack(Preempt):
                 if len(found) == _JOBS or not memory.shares.quotas.is_own(queue.project, amounts):
                     break
                 known = [
-                    one._replace(holder=one.holder._replace(stopping=one.holder.stopping or one.job_id in asked))
+                    one._replace(holder=one.holder._replace(stopping=one.holder.stopping or one.of_job in asked))
                     for one in attempts
                 ]
-                wish, most = Wish(queue.project, queue.amounts, nodes), self.leader.settings.quota_preemptions
+                wish, most = Wish(queue.project, queue.amounts, nodes, members), self.leader.settings.quota_preemptions
                 clearing = place_for(wish, memory.shares.quotas, known, most, promised, wanted.items())
                 if clearing is None or not clearing.awaited:
                     break
                 found.append((waiting, clearing))
-                promised.setdefault(clearing.node_id, []).append(clearing.wanted)
-                asked.update(clearing.victims)
+                promise(clearing, promised)
+                asked.update(memory.live[name].job_id for name in clearing.victims)
                 wanted[queue.project] = amounts
         return found
 
@@ -107,17 +106,17 @@ class GiveBack(Preempt):
 
     def _attempts(self, preempted: dict[str, int]) -> list[Borrower]:
         """All that are under way."""
-        now = time.monotonic()
+        live = self.leader.memory.live
         return [
             Borrower(
-                job_id,
-                live.waiting.project,
-                _amounts(live.waiting),
-                holder_of(live, now),
-                preempted.get(live.job_id, 0),
-                live.job_id,
+                name,
+                live[name].waiting.project,
+                _amounts(live[name].waiting),
+                holder,
+                preempted.get(live[name].job_id, 0),
+                live[name].job_id,
             )
-            for job_id, live in self.leader.memory.live.items()
+            for name, holder in holders_of(live, time.monotonic()).items()
         ]
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.scheduler import preempting
-from broker.scheduler.backlog import Waiting
+from broker.scheduler.backlog import Queue, Waiting
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.giving_back import UNTOUCHED
 from broker.scheduler.node import Node
 from broker.scheduler.places import Wanted, able
-from broker.scheduler.preemption import Clearing, Holder, choose
+from broker.scheduler.preemption import Clearing, Holder, choose, with_their_gangs
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.conditions import Applicant
-from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from db import quotas
 
@@ -62,41 +61,71 @@ class Preempt(Duty):
         urgent = list(takewhile(lambda queue: queue.rank >= self._from_rank, memory.backlog))
         if not urgent or not memory.live:
             return []
-        now = time.monotonic()
-        holders = {name: holder_of(live, now) for name, live in memory.live.items()}
-        for name, live in memory.live.items():
-            if live.job_id in spared:
-                holders[name] = holders[name]._replace(rank=UNTOUCHED)
+        holders = holders_of(memory.live, time.monotonic())
+        _change(holders, (name for name, live in memory.live.items() if live.job_id in spared), rank=UNTOUCHED)
         for queue in urgent:
-            if queue.is_full or queue.resources.nodes > 1:
-                continue  # it is no place that it waits for, or takes several, and nobody's
+            if queue.is_full:
+                continue  # it is no place that it waits for
             nodes: list[tuple[Node, Wanted]] | None = None
             for waiting in queue.first(_JOBS):
                 if len(found) == _JOBS:
                     return found
                 if memory.claims.clears(waiting.job_id):
                     continue
-                nodes = self._nodes(queue.resources, queue.applicant) if nodes is None else nodes
+                nodes = self._nodes(queue) if nodes is None else nodes
                 promised = memory.claims.promised(queue.rank, besides=waiting.job_id)
                 for _, other in found:
-                    promised.setdefault(other.node_id, []).append(other.wanted)
-                clearing = choose(nodes, queue.rank, holders, promised)
+                    promise(other, promised)
+                members = queue.resources.nodes
+                clearing = choose(nodes, queue.rank, holders, promised, members)
                 if clearing is None:
                     break
-                if not clearing.awaited:
+                if not clearing.awaited and members == 1:
                     continue  # it fits as things are: the next turn places it
                 found.append((waiting, clearing))
-                for job_id in clearing.victims:
-                    holders[job_id] = holders[job_id]._replace(stopping=True)
+                _change(holders, with_their_gangs(clearing.victims, holders), stopping=True)
         return found
 
-    def _nodes(self, resources: Resources, applicant: Applicant) -> list[tuple[Node, Wanted]]:
-        """Nodes that take work and could ever run this, by turns if there are many."""
-        cluster = self.leader.memory.cluster
+    def _nodes(self, queue: Queue) -> list[tuple[Node, Wanted]]:
+        """Nodes that take work and could ever run a queue's jobs, by turns if there are many. For a gang, those that
+        are reserved for the next of them come first, and then others that have room.
+        """
+        memory, members = self.leader.memory, queue.resources.nodes
+        cluster = memory.cluster
         self._start += _NODES
-        return able(cluster, resources, applicant).some(cluster, self._start, _NODES)
+        fitting = able(cluster, queue.resources, queue.applicant)
+        if members == 1:
+            return fitting.some(cluster, self._start, _NODES)
+        own = memory.claims.of(queue.head[1]) if queue.head is not None else []
+        found = [one for claim in own for one in fitting.one(cluster, claim.node_id)]
+        found += fitting.for_members(cluster, self._start, max(_NODES, 2 * members))
+        return list({node.node_id: (node, wanted) for node, wanted in found}.values())
 
 
-def holder_of(live: Live, now: float) -> Holder:
-    """An attempt under way, as the choice sees it; `now` is monotonic."""
-    return Holder(live.waiting.priority.rank, live.lost_seconds(now), live.must_end, restarts=live.number - 1)
+def _change(holders: dict[str, Holder], names: Iterable[str], **values: Any) -> None:
+    holders |= {name: holders[name]._replace(**values) for name in names}
+
+
+def promise(clearing: Clearing, promised: dict[str, list[Wanted]]) -> None:
+    """Add the places of one who comes before."""
+    for place in clearing.places:
+        promised.setdefault(place.node_id, []).append(place.wanted)
+
+
+def holders_of(live: Mapping[str, Live], now: float) -> dict[str, Holder]:
+    """Attempts under way, as the choice sees them, by what holds their places; `now` is monotonic."""
+    found: dict[str, Holder] = {}
+    for first in live.values():
+        if not first.rank:
+            found |= dict.fromkeys((one.holder for one in first.together), _holder(first, now))
+    return found
+
+
+def _holder(first: Live, now: float) -> Holder:
+    return Holder(
+        first.waiting.priority.rank,
+        first.lost_seconds(now),
+        any(one.must_end for one in first.together),
+        restarts=first.number - 1,
+        gang=tuple(one.holder for one in first.gang),
+    )

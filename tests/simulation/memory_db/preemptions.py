@@ -21,13 +21,13 @@ def note(tx: Tx, epoch: int, preemptions: Sequence[Preemption]) -> None:
             attempt=attempt.number,
             token=given.token,
             cause="preempted",
-            detail={"preempted_for": given.claimant},
+            detail={"preempted_for": given.claimant, "node_ids": given.node_ids},
         )
 
 
 def under_way(tx: Tx) -> list[Preemption]:
     return [
-        Preemption(str(event.job_id), event.token, event.detail["preempted_for"])
+        Preemption(str(event.job_id), event.token, event.detail["preempted_for"], event.detail["node_ids"])
         for event in tx.tables.events
         if event.token in tx.tables.live and event.detail is not None and "preempted_for" in event.detail
     ]
