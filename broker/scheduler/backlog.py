@@ -41,6 +41,11 @@ class Waiting(NamedTuple):
     #: how long it runs at most, as `coarse` has it; None: nobody knows
     time_limit_seconds: float | None = None
 
+    @property
+    def amounts(self) -> Amounts:
+        """What quotas count of it."""
+        return amounts_of(expected(demand_of(self.resources)))
+
 
 #: up to so many seconds, time limits are told apart by so many
 _STEPS = ((60, 1), (600, 10), (3600, 60), (12 * 3600, 600), (10 * 86400, 3600), (inf, 86400))

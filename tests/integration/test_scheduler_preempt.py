@@ -171,3 +171,19 @@ def test_a_job_that_was_preempted_often_enough_is_left_alone(broker_url, databas
         assert node.end(second).committed
         assert node.run().job == patient
     once.close()
+
+
+def test_a_critical_job_that_its_projects_quota_holds_back_takes_nobodys_place(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=1)
+        plane.client.set_quota("lab", borrow_gpus=0)
+        plane.submit(1, resources={"gpus": 1}, priority="low")
+        running, _ = node.take()
+        urgent = plane.submit(2, project="lab", resources={"gpus": 1}, priority="critical")
+        for _ in range(10):
+            plane.client.why(urgent)
+        assert plane.redis.llen(f"cyxwiz.control.{node.id}") == 0
+        plane.client.set_quota("lab", borrow_gpus=1)
+        assert node.told().token == running.token
+        assert node.end(running, "preempted").committed
+        assert node.run().job == urgent

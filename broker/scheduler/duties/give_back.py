@@ -8,12 +8,10 @@ from typing import ClassVar
 
 from broker.scheduler import preempting
 from broker.scheduler.backlog import Queue, Waiting
-from broker.scheduler.demand import demand_of
 from broker.scheduler.duties.preempt import Preempt, holders_of, promise
 from broker.scheduler.giving_back import Borrower, Wish, place_for
 from broker.scheduler.preemption import Clearing
-from broker.scheduler.quotas import Amounts, amounts_of
-from broker.scheduler.shares import expected
+from broker.scheduler.quotas import Amounts
 from db import quotas as recorded
 
 #: jobs for which one run clears places: what it costs has a limit
@@ -39,7 +37,7 @@ class GiveBack(Preempt):
             for waiting, clearing in self._clearings_for(owners, recorded.times_preempted(turn.tx, often)):
                 reason = f"project {waiting.project} wants back what it owns, for job {waiting.job_id}"
                 preempting.clear(turn, waiting, clearing, reason)
-                memory.shares.quotas.promised[waiting.job_id] = waiting.project, _amounts(waiting)
+                memory.shares.quotas.promised[waiting.job_id] = waiting.project, waiting.amounts
                 victims += len(clearing.victims)
                 jobs += 1
             memory.backlog.reconsider_quotas()
@@ -89,8 +87,8 @@ class GiveBack(Preempt):
         self._drop_vain_claims()
         cleared = [claim.job_id for claim in memory.claims if claim.clearing]
         waiting = [found for job_id in cleared if (found := backlog.find(job_id)) is not None]
-        amounts = {one.job_id: (one.project, _amounts(one)) for one in waiting}
-        kept = {job_id: promise for job_id, promise in amounts.items() if quotas.is_own(*promise)}
+        amounts = {one.job_id: (one.project, one.amounts) for one in waiting}
+        kept = {job_id: wish for job_id, wish in amounts.items() if quotas.is_own(*wish)}
         if quotas.promised != kept:
             quotas.promised = kept
             backlog.reconsider_quotas()
@@ -111,14 +109,10 @@ class GiveBack(Preempt):
             Borrower(
                 name,
                 live[name].waiting.project,
-                _amounts(live[name].waiting),
+                live[name].waiting.amounts,
                 holder,
                 preempted.get(live[name].job_id, 0),
                 live[name].job_id,
             )
             for name, holder in holders_of(live, time.monotonic()).items()
         ]
-
-
-def _amounts(waiting: Waiting) -> Amounts:
-    return amounts_of(expected(demand_of(waiting.resources)))

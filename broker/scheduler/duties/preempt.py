@@ -78,13 +78,27 @@ class Preempt(Duty):
                     promise(other, promised)
                 members = queue.resources.nodes
                 clearing = choose(nodes, queue.rank, holders, promised, members)
-                if clearing is None:
+                if clearing is None or not self._admits(queue, clearing, found):
                     break
                 if not clearing.awaited and members == 1:
                     continue  # it fits as things are: the next turn places it
                 found.append((waiting, clearing))
                 _change(holders, with_their_gangs(clearing.victims, holders), stopping=True)
         return found
+
+    def _admits(self, queue: Queue, clearing: Clearing, before: Iterable[tuple[Waiting, Clearing]]) -> bool:
+        """Whether quotas will admit a job of this queue, once all who are asked have gone and those before it and those
+        to whom places are promised have got theirs.
+        """
+        live, known = self.leader.memory.live, self.leader.memory.shares.quotas
+        if not known.active:
+            return True
+        awaited = clearing.awaited.union(*(other.awaited for _, other in before))
+        gone = {live[name].job_id: live[name].waiting for name in awaited}
+        changes = [(one.project, one.amounts, -1) for one in gone.values()]
+        changes += [(one.project, one.amounts, 1) for one, _ in before]
+        changes += [(project, amounts, 1) for project, amounts in known.promised.values()]
+        return known.supposing(changes).admits(queue.project, queue.amounts)
 
     def _nodes(self, queue: Queue) -> list[tuple[Node, Wanted]]:
         """Nodes that take work and could ever run a queue's jobs, by turns if there are many. For a gang, those that
