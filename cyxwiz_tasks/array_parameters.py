@@ -13,7 +13,7 @@ from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.ids import member_id, new_id, parse_id
 from cyxwiz_tasks.job_task import JobTask
-from cyxwiz_tasks.protocol import ARRAY_LIMIT, Array
+from cyxwiz_tasks.protocol.headers import ARRAY_LIMIT, Array
 from cyxwiz_tasks.training_job import TrainingJob
 
 #: a grid (every combination of these values), or what each job has

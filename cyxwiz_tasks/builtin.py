@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cyxwiz_tasks.job_task import JobTask, job
-from cyxwiz_tasks.protocol import TRAIN_TASK
+from cyxwiz_tasks.protocol.names import TRAIN_TASK
 from cyxwiz_tasks.training_job import TrainingJob
 
 

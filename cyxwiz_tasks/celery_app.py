@@ -15,7 +15,7 @@ from celery import Celery, _state
 from kombu.entity import Exchange, Queue
 
 from cyxwiz_tasks.job_header import fold
-from cyxwiz_tasks.protocol import HEADER, INBOX
+from cyxwiz_tasks.protocol.names import HEADER, INBOX
 from cyxwiz_tasks.settings import settings
 
 #: The default exchange needs no binding: publishing is one LPUSH, with no look-up of a routing table before it.

@@ -25,10 +25,7 @@ from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import check_text, os_user, parse_priority, parse_seconds
 from cyxwiz_tasks.job_task import JobTask
-from cyxwiz_tasks.protocol import (
-    INBOX,
-    Ack,
-    Acks,
+from cyxwiz_tasks.protocol.commands import (
     AddSchedule,
     Cancel,
     CancelArray,
@@ -41,8 +38,9 @@ from cyxwiz_tasks.protocol import (
     Undrain,
     Usage,
     Why,
-    reply_key,
 )
+from cyxwiz_tasks.protocol.names import INBOX, reply_key
+from cyxwiz_tasks.protocol.updates import Ack, Acks
 from cyxwiz_tasks.requests import Requests, named_error
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import settings

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.ids import parse_id
-from cyxwiz_tasks.protocol import After
+from cyxwiz_tasks.protocol.headers import After
 
 #: what may be asked of the end of another job
 KINDS: tuple[str, ...] = get_args(After.model_fields["kind"].annotation)

@@ -17,7 +17,7 @@ from celery import Celery
 from kombu.utils import json as kombu_json
 
 from cyxwiz_tasks.errors import InvalidJob
-from cyxwiz_tasks.protocol import INBOX
+from cyxwiz_tasks.protocol.names import INBOX
 
 #: Options of `apply_async()` that are part of the message, by Celery's names for them there.
 _MESSAGE_OPTIONS = (

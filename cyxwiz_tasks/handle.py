@@ -18,7 +18,8 @@ from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
 from cyxwiz_tasks.errors import NotFound, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.job_update import JobUpdate
-from cyxwiz_tasks.protocol import Update, log_key, progress_key
+from cyxwiz_tasks.protocol.names import log_key, progress_key
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES
 from cyxwiz_tasks.streams import entries, read
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from cyxwiz_tasks.dependency import parse_after
 from cyxwiz_tasks.errors import InvalidJob, ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, VERSION, JobHeader
+from cyxwiz_tasks.protocol.headers import VERSION, JobHeader
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 

@@ -21,7 +21,8 @@ from cyxwiz_tasks.celery_app import INBOX_QUEUE, app
 from cyxwiz_tasks.entry import Entry, entry_of
 from cyxwiz_tasks.ids import new_id
 from cyxwiz_tasks.job_header import JOB_OPTIONS, changed, fold, os_user
-from cyxwiz_tasks.protocol import INBOX, JobHeader
+from cyxwiz_tasks.protocol.headers import JobHeader
+from cyxwiz_tasks.protocol.names import INBOX
 from cyxwiz_tasks.resources import Resources
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cyxwiz_tasks.protocol import Update
+from cyxwiz_tasks.protocol.updates import Update
 
 
 class JobUpdate:

@@ -12,7 +12,9 @@ from cyxwiz_tasks import errors
 from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobRefused, ProtocolError, SchedulerUnavailable
 from cyxwiz_tasks.ids import new_id
-from cyxwiz_tasks.protocol import COMMANDS, QUERIES, Command, Query, Reply, reply_key
+from cyxwiz_tasks.protocol.commands import Command
+from cyxwiz_tasks.protocol.names import COMMANDS, QUERIES, reply_key
+from cyxwiz_tasks.protocol.queries import Query, Reply
 from cyxwiz_tasks.settings import settings
 
 Answer = TypeVar("Answer", bound=BaseModel)

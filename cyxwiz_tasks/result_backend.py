@@ -17,7 +17,7 @@ from typing import Any
 from celery.backends.redis import RedisBackend
 from celery.result import GroupResult
 
-from cyxwiz_tasks.protocol import HEADER
+from cyxwiz_tasks.protocol.names import HEADER
 
 #: Celery's own name for it, in what it sends of a chord's body with each part
 CHORD_SIZE = "chord_size"

@@ -18,7 +18,8 @@ from cyxwiz_tasks.envelope import Template, gap
 from cyxwiz_tasks.errors import InvalidJob, WrongArguments
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.job_header import JOB_OPTIONS, check_text, fold
-from cyxwiz_tasks.protocol import HEADER, TRAIN_TASK, Array
+from cyxwiz_tasks.protocol.headers import Array
+from cyxwiz_tasks.protocol.names import HEADER, TRAIN_TASK
 from cyxwiz_tasks.training_job import TrainingJob
 
 #: Options of one submission, beside Celery's own that a signature may carry.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from cyxwiz_tasks.protocol import Array
+from cyxwiz_tasks.protocol.headers import Array
 from cyxwiz_tasks.states import JobState
 from db.reports import known_id
 from db.rows import readable, storable

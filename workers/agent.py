@@ -23,7 +23,7 @@ from kombu.entity import Exchange, Queue
 
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.celery_app import make_app
-from cyxwiz_tasks.protocol import node_queue
+from cyxwiz_tasks.protocol.names import node_queue
 from cyxwiz_tasks.quantities import show_size
 from cyxwiz_tasks.settings import Settings
 from workers.artifact_store import ArtifactStore

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from celery.app.task import Context
 
-from cyxwiz_tasks.protocol import Assignment, JobHeader, Stop
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.headers import Assignment, JobHeader
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_artifacts import AttemptArtifacts
 from workers.attempt_reports import AttemptReports

@@ -18,7 +18,7 @@ from typing import Any
 
 from cyxwiz_tasks.checkpoints.generations import Generation, generations
 from cyxwiz_tasks.checkpoints.manifest import NotWhole, check_whole
-from cyxwiz_tasks.protocol import Assignment
+from cyxwiz_tasks.protocol.headers import Assignment
 from workers.artifact_store import ArtifactStore
 
 log = logging.getLogger(__name__)

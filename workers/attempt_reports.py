@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cyxwiz_tasks.protocol import REPORTS, Assignment, Started, Update, log_key, progress_key
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import REPORTS, log_key, progress_key
+from cyxwiz_tasks.protocol.reports import Started
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import PROGRESS, STARTED
 
 Command = tuple[Any, ...]

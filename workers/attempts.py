@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from cyxwiz_tasks.protocol import Stop
+from cyxwiz_tasks.protocol.controls import Stop
 
 #: A stop whose message never came is forgotten after so many others, and so is an attempt that has begun.
 _REMEMBERED = 10_000

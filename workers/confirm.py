@@ -11,7 +11,8 @@ import redis
 from pydantic import ValidationError
 
 from cyxwiz_tasks import failpoints
-from cyxwiz_tasks.protocol import REPORTS, Ended, Left, Register, ReportReply, reply_key
+from cyxwiz_tasks.protocol.names import REPORTS, reply_key
+from cyxwiz_tasks.protocol.reports import Ended, Left, Register, ReportReply
 from workers.node import Node
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,10 @@ from pydantic import ValidationError
 from redis import RedisError
 
 from cyxwiz_tasks.job_task import JobTask
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, Assignment, Ended, Stop
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.states import Cause
 from workers.confirm import pause_seconds
 from workers.executor import run

@@ -8,7 +8,8 @@ import threading
 import redis
 from pydantic import ValidationError
 
-from cyxwiz_tasks.protocol import CONTROL, Stop, control_key
+from cyxwiz_tasks.protocol.controls import CONTROL, Stop
+from cyxwiz_tasks.protocol.names import control_key
 from workers.node import Node
 from workers.registration import register_again
 

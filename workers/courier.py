@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from cyxwiz_tasks.protocol import Ended
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.states import Cause
 from workers.attempt_cgroup import AttemptCgroup
 from workers.confirm import confirm

@@ -17,7 +17,8 @@ from celery.exceptions import Ignore
 from kombu.exceptions import OperationalError
 
 from cyxwiz_tasks import failpoints
-from cyxwiz_tasks.protocol import Ended, log_key
+from cyxwiz_tasks.protocol.names import log_key
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.attempt_artifacts import AttemptArtifacts

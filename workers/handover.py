@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment, Ended, JobHeader, Membership
+from cyxwiz_tasks.protocol.headers import Assignment, JobHeader, Membership
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_artifacts import fetch_checkpoint
 from workers.attempts import StopRequest

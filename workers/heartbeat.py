@@ -8,7 +8,8 @@ import time
 
 import redis
 
-from cyxwiz_tasks.protocol import BEATS, Running, running_key, telemetry_key
+from cyxwiz_tasks.protocol.names import BEATS, running_key, telemetry_key
+from cyxwiz_tasks.protocol.reports import Running
 from workers.node import Node
 from workers.telemetry import Telemetry
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cyxwiz_tasks.protocol import Ended
+from cyxwiz_tasks.protocol.reports import Ended
 
 log = logging.getLogger(__name__)
 

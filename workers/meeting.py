@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import redis
 
-from cyxwiz_tasks.protocol import Membership, meeting_key
+from cyxwiz_tasks.protocol.headers import Membership
+from cyxwiz_tasks.protocol.names import meeting_key
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.network import free_port, interface_of, source_address
 

@@ -13,7 +13,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from cyxwiz_tasks.capability import Capability, Gpu
-from cyxwiz_tasks.protocol import PROGRESS_EVENT, Assignment, JobHeader
+from cyxwiz_tasks.protocol.headers import Assignment, JobHeader
+from cyxwiz_tasks.protocol.names import PROGRESS_EVENT
 from cyxwiz_tasks.settings import Settings
 from workers.artifact_store import ArtifactStore
 from workers.attempts import Attempts

@@ -9,7 +9,8 @@ import redis
 from celery.worker.state import maybe_shutdown
 
 from cyxwiz_tasks import failpoints
-from cyxwiz_tasks.protocol import REPORTS, Left, Register
+from cyxwiz_tasks.protocol.names import REPORTS
+from cyxwiz_tasks.protocol.reports import Left, Register
 from workers.confirm import ask
 from workers.node import Node
 

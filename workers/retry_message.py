@@ -9,7 +9,7 @@ from celery import Celery
 from celery.canvas import Signature
 
 from cyxwiz_tasks.envelope import envelope
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER
 from cyxwiz_tasks.runtime.pipe import decode_value
 
 

@@ -13,7 +13,8 @@ from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retrying import start_over
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobConflict
-from cyxwiz_tasks.protocol import HEADER, Ack
+from cyxwiz_tasks.protocol.names import HEADER
+from cyxwiz_tasks.protocol.updates import Ack
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState, Priority
 from db import arrays, dependencies, jobs
 from db.jobs import Accepted, NewJob, StoredMessage

@@ -21,7 +21,8 @@ from broker.scheduler.retry_policy import Retry
 from broker.scheduler.standing import SUSPICIOUS, broke_jobs, carried_to_its_end, died
 from broker.scheduler.telling import Outcome
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import Ended, Update
+from cyxwiz_tasks.protocol.reports import Ended
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import CELERY_STATES, RETRIED_CAUSES, TERMINAL_JOB_STATES, AttemptState, Cause, JobState
 from db import jobs
 from db.attempts import Ending, Settled

@@ -13,7 +13,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError, NotFound
-from cyxwiz_tasks.protocol import (
+from cyxwiz_tasks.protocol.commands import (
     AddSchedule,
     Cancel,
     CancelArray,
@@ -21,13 +21,13 @@ from cyxwiz_tasks.protocol import (
     Quotas,
     Release,
     RemoveSchedule,
-    Reply,
     SetLimits,
     SetQuota,
     Undrain,
     Usage,
     Why,
 )
+from cyxwiz_tasks.protocol.queries import Reply
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import arrays, jobs
 

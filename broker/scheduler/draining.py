@@ -12,7 +12,7 @@ from broker.scheduler import stopping
 from broker.scheduler.log_lines import line
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import InvalidSettings, NotFound
-from cyxwiz_tasks.protocol import Drain, Undrain
+from cyxwiz_tasks.protocol.commands import Drain, Undrain
 from db import nodes
 from db.models import Cordon, NodeState
 

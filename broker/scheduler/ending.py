@@ -18,7 +18,8 @@ from broker.scheduler.retry_policy import Decision, Fail, Hold, Retry
 from broker.scheduler.telling import Outcome
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks import failpoints
-from cyxwiz_tasks.protocol import Stop, Update
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, RETRY, Cause, JobState
 from db import attempts
 

@@ -16,7 +16,7 @@ from broker.scheduler.turn import Turn
 from cyxwiz_tasks.cli.durations import parse_time, show_seconds
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.errors import InvalidJob, NotFound
-from cyxwiz_tasks.protocol import Why
+from cyxwiz_tasks.protocol.commands import Why
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import LIVE_ATTEMPT_STATES, TERMINAL_JOB_STATES, JobState
 from db import dependencies, durations, job_pages

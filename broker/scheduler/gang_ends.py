@@ -15,7 +15,8 @@ from broker.scheduler import attempt_ends
 from broker.scheduler.memory import Live
 from broker.scheduler.standing import carried_to_its_end, suspect_member
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import Ended, log_key
+from cyxwiz_tasks.protocol.names import log_key
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, Cause
 from db import attempts, gangs
 

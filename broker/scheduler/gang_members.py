@@ -15,7 +15,8 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Live, MemberEnd, Memory
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol import Ended, ReportReply, Stop
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.reports import Ended, ReportReply
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import Cause
 from db import gangs

@@ -27,7 +27,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import NotLeader
-from cyxwiz_tasks.protocol import COMMANDS, INBOX, REPORTS
+from cyxwiz_tasks.protocol.names import COMMANDS, INBOX, REPORTS
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,9 @@ from broker.scheduler.memory import Live
 from broker.scheduler.node import Node
 from broker.scheduler.retry_policy import OWN, Decision, End, Wishes, decide
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import HEADER, Ended, JobHeader
+from cyxwiz_tasks.protocol.headers import JobHeader
+from cyxwiz_tasks.protocol.names import HEADER
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.states import Cause
 from db import attempts
 from db.attempts import Past

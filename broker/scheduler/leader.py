@@ -59,7 +59,7 @@ from broker.scheduler.telling import tell
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
-from cyxwiz_tasks.protocol import COMMANDS, REPORTS
+from cyxwiz_tasks.protocol.names import COMMANDS, REPORTS
 from cyxwiz_tasks.settings import Settings
 from db.fenced import fenced, fenced_connection, fences_itself
 from db.leadership import Leadership, assert_current, go_beyond

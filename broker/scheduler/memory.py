@@ -36,7 +36,8 @@ from broker.scheduler.shares import taken_together
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import LimitReached
-from cyxwiz_tasks.protocol import Ended, Stop
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
 from db import arrays, attempts, dependencies, gangs, jobs, limits, quotas, schedules, usage

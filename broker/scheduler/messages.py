@@ -20,7 +20,8 @@ from pydantic_core import from_json
 
 from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, TRAIN_TASK, VERSION, Assignment, JobHeader, node_queue
+from cyxwiz_tasks.protocol.headers import VERSION, Assignment, JobHeader
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER, TRAIN_TASK, node_queue
 from cyxwiz_tasks.resources import Resources
 
 #: a message beyond this is refused: data belongs into a data set, not into a task's arguments

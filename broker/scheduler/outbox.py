@@ -19,7 +19,9 @@ from celery.exceptions import TaskRevokedError
 from celery.states import FAILURE, READY_STATES, RETRY, REVOKED, SUCCESS
 
 from broker.scheduler.telling import LastWord, Outcome, awaited
-from cyxwiz_tasks.protocol import BEATS, REJECTED, Ack, Acks, Message, Update, control_key, node_queue, progress_key
+from cyxwiz_tasks.protocol.message import Message
+from cyxwiz_tasks.protocol.names import BEATS, REJECTED, control_key, node_queue, progress_key
+from cyxwiz_tasks.protocol.updates import Ack, Acks, Update
 from cyxwiz_tasks.states import JobState
 from db.jobs import StoredMessage
 

@@ -9,7 +9,8 @@ from broker.scheduler.memory import Live, Memory
 from broker.scheduler.messages import for_node
 from broker.scheduler.placement import Placement
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import Assignment, Membership, Update
+from cyxwiz_tasks.protocol.headers import Assignment, Membership
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import ASSIGNED
 from db import attempts, gangs
 from db.attempts import Assigned, NewAttempt

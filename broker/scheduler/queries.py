@@ -1,4 +1,4 @@
-"""Read queries: one function per name in `cyxwiz_tasks.protocol.Query`, answered from the record, ready for JSON."""
+"""Read queries: one function per name in `protocol.queries.Query`, answered from the record, ready for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from cyxwiz_tasks.errors import InvalidJob, NotFound, ProtocolError
-from cyxwiz_tasks.protocol import Query
+from cyxwiz_tasks.protocol.queries import Query
 from cyxwiz_tasks.states import JobState
 from db import arrays, dependencies, job_pages, schedules, status
 from db.events import of_job, of_node

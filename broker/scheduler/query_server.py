@@ -19,7 +19,8 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.outbox import REPLY_TTL_SECONDS
 from broker.scheduler.queries import answer
 from cyxwiz_tasks.errors import CyxwizError, ProtocolError, ServerUnavailable
-from cyxwiz_tasks.protocol import QUERIES, Query, Reply
+from cyxwiz_tasks.protocol.names import QUERIES
+from cyxwiz_tasks.protocol.queries import Query, Reply
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.quotas import Quota
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import InvalidSettings
-from cyxwiz_tasks.protocol import SetQuota
+from cyxwiz_tasks.protocol.commands import SetQuota
 from db import quotas as recorded
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,9 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.standing import died
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol import BEATS, Left, Register, ReportReply, Stop, node_queue
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.names import BEATS, node_queue
+from cyxwiz_tasks.protocol.reports import Left, Register, ReportReply
 from cyxwiz_tasks.states import Cause
 from db import nodes
 from db.models import NodeState

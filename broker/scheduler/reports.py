@@ -20,7 +20,7 @@ from broker.scheduler.registering import left, register
 from broker.scheduler.standing import suspect
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol import REPORT, Ended, Left, Metrics, Register, ReportReply, Started
+from cyxwiz_tasks.protocol.reports import REPORT, Ended, Left, Metrics, Register, ReportReply, Started
 from db import attempts, gangs, metrics
 from db.attempts import Start
 from db.metrics import NewMetric

@@ -13,7 +13,8 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.memory import waiting_job
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, Stop
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
 from db import attempts, gangs, jobs
 from db.attempts import Ending

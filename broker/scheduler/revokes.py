@@ -19,7 +19,8 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 
-from cyxwiz_tasks.protocol import COMMANDS, Message
+from cyxwiz_tasks.protocol.message import Message
+from cyxwiz_tasks.protocol.names import COMMANDS
 
 log = logging.getLogger(__name__)
 

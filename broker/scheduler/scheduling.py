@@ -17,7 +17,8 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Refused, read
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import InvalidJob, NotFound
-from cyxwiz_tasks.protocol import INBOX, AddSchedule
+from cyxwiz_tasks.protocol.commands import AddSchedule
+from cyxwiz_tasks.protocol.names import INBOX
 from db import schedules
 from db.schedules import Due
 

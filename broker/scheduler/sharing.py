@@ -10,7 +10,7 @@ from broker.scheduler.limits import OwnerLimits
 from broker.scheduler.log_lines import line
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import InvalidSettings
-from cyxwiz_tasks.protocol import SetLimits
+from cyxwiz_tasks.protocol.commands import SetLimits
 from db import limits
 from db.limits import OwnerLimit
 

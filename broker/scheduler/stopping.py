@@ -10,7 +10,7 @@ import time
 
 from broker.scheduler.memory import Live
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.protocol import Stop
+from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.settings import Settings
 
 #: after the grace period, a node needs so long to end a process tree and to say so

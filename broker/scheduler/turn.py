@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import Outbox
-from cyxwiz_tasks.protocol import HEADER, Why
+from cyxwiz_tasks.protocol.commands import Why
+from cyxwiz_tasks.protocol.names import HEADER
 from cyxwiz_tasks.settings import Settings
 from db import jobs
 from db.jobs import StoredMessage

@@ -12,7 +12,7 @@ from broker.scheduler.ending import finish
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.ids import member_id
-from cyxwiz_tasks.protocol import Update
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import ACCEPTED, Cause, JobState
 from db import dependencies, jobs
 from db.dependencies import Dependency, Verdict

@@ -16,7 +16,8 @@ from typing import Any
 
 import redis
 
-from cyxwiz_tasks.protocol import BEATS, Running, running_key, telemetry_key
+from cyxwiz_tasks.protocol.names import BEATS, running_key, telemetry_key
+from cyxwiz_tasks.protocol.reports import Running
 from cyxwiz_tasks.telemetry import GpuReading, NodeReading
 from workers.heartbeat import _BEAT
 

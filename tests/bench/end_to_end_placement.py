@@ -13,7 +13,8 @@ import psutil
 import redis
 
 from cyxwiz_tasks import Client, Resources
-from cyxwiz_tasks.protocol import BEATS, REPORTS, Register, node_queue, reply_key
+from cyxwiz_tasks.protocol.names import BEATS, REPORTS, node_queue, reply_key
+from cyxwiz_tasks.protocol.reports import Register
 from tests.bench.row import Row
 from tests.unit.fleet import capability
 

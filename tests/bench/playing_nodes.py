@@ -15,7 +15,9 @@ from typing import Any
 
 import redis
 
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, REPORTS, Assignment, Ended, Started, node_queue, reply_key
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, REPORTS, node_queue, reply_key
+from cyxwiz_tasks.protocol.reports import Ended, Started
 
 JOB_SECONDS = 1.0
 _PREFIX = "celery-task-meta-"

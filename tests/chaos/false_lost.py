@@ -33,7 +33,7 @@ from sqlalchemy import Engine, text
 
 from cyxwiz_tasks import Client
 from cyxwiz_tasks.broker_connection import connect
-from cyxwiz_tasks.protocol import BEATS
+from cyxwiz_tasks.protocol.names import BEATS
 from cyxwiz_tasks.settings import Settings
 from db.engine import make_engine
 from tests.acceptance.processes import ServiceProcess, wait_until

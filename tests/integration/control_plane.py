@@ -18,7 +18,7 @@ from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.client import Client
 from cyxwiz_tasks.envelope import envelope
 from cyxwiz_tasks.ids import new_id
-from cyxwiz_tasks.protocol import HEADER, INBOX
+from cyxwiz_tasks.protocol.names import HEADER, INBOX
 from cyxwiz_tasks.settings import Settings
 from db import events, job_pages
 from tests.integration.fake_node import FakeNode

@@ -12,24 +12,18 @@ from typing import Any
 import redis
 
 from cyxwiz_tasks.capability import Capability, Gpu
-from cyxwiz_tasks.protocol import (
+from cyxwiz_tasks.protocol.controls import CONTROL
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import (
     ASSIGNMENT_HEADER,
     BEATS,
-    CONTROL,
     REPORTS,
-    Assignment,
-    Ended,
-    Left,
-    Metrics,
-    Register,
-    ReportReply,
-    Running,
-    Started,
     control_key,
     node_queue,
     reply_key,
     running_key,
 )
+from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Running, Started
 
 DEADLINE_SECONDS = 10.0
 _BEAT = "local now = redis.call('TIME') return redis.call('ZADD', KEYS[1], now[1] + now[2] / 1000000, ARGV[1])"

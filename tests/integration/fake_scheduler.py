@@ -11,19 +11,10 @@ from typing import Any
 
 import redis
 
-from cyxwiz_tasks.protocol import (
-    ASSIGNMENT_HEADER,
-    INBOX,
-    REPORT,
-    REPORTS,
-    Assignment,
-    Ended,
-    Register,
-    ReportReply,
-    Stop,
-    control_key,
-    node_queue,
-)
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, INBOX, REPORTS, control_key, node_queue
+from cyxwiz_tasks.protocol.reports import REPORT, Ended, Register, ReportReply
 
 
 class FakeScheduler:

@@ -11,7 +11,9 @@ from typing import Any, Self
 import redis
 
 from cyxwiz_tasks.celery_app import make_app
-from cyxwiz_tasks.protocol import COMMANDS, HEADER, INBOX, QUERIES, Ack, Acks, Reply, Update, progress_key
+from cyxwiz_tasks.protocol.names import COMMANDS, HEADER, INBOX, QUERIES, progress_key
+from cyxwiz_tasks.protocol.queries import Reply
+from cyxwiz_tasks.protocol.updates import Ack, Acks, Update
 
 
 class SchedulerPeer:

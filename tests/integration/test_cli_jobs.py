@@ -16,7 +16,8 @@ from cyxwiz_tasks import Client, TrainingJob
 from cyxwiz_tasks.cli.follow import follow
 from cyxwiz_tasks.cli.main import main
 from cyxwiz_tasks.cli.node_table import show_nodes
-from cyxwiz_tasks.protocol import Reply, log_key
+from cyxwiz_tasks.protocol.names import log_key
+from cyxwiz_tasks.protocol.queries import Reply
 from cyxwiz_tasks.settings import settings
 from tests.integration.scheduler_peer import SchedulerPeer
 

@@ -18,7 +18,7 @@ from kombu import pools
 
 from cyxwiz_tasks import JobTask, Resources, install, job
 from cyxwiz_tasks.celery_app import app, make_app
-from cyxwiz_tasks.protocol import HEADER, INBOX
+from cyxwiz_tasks.protocol.names import HEADER, INBOX
 
 
 @job(resources=Resources(gpus=1))

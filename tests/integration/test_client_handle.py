@@ -11,7 +11,8 @@ import pytest
 
 from cyxwiz_tasks import Client, JobHandle, TrainingJob, errors
 from cyxwiz_tasks.errors import JobCancelled, JobFailed, NotFound
-from cyxwiz_tasks.protocol import Reply, log_key, progress_key
+from cyxwiz_tasks.protocol.names import log_key, progress_key
+from cyxwiz_tasks.protocol.queries import Reply
 from cyxwiz_tasks.training_result import TrainingResult
 from tests.integration.scheduler_peer import SchedulerPeer
 

@@ -16,7 +16,8 @@ from kombu.transport.redis import Channel
 from cyxwiz_tasks import Client, Resources, TrainingJob, errors, job
 from cyxwiz_tasks.client import CHUNK
 from cyxwiz_tasks.errors import InvalidJob, JobConflict, SchedulerUnavailable, ServerUnavailable
-from cyxwiz_tasks.protocol import INBOX, TRAIN_TASK, Ack
+from cyxwiz_tasks.protocol.names import INBOX, TRAIN_TASK
+from cyxwiz_tasks.protocol.updates import Ack
 from tests.integration.scheduler_peer import SchedulerPeer
 
 DIGITS = TrainingJob(model="cnn", dataset="digits", epochs=3, name="first try")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cyxwiz_tasks.protocol import REPORTS, RegisterAgain, control_key, log_key, running_key
+from cyxwiz_tasks.protocol.controls import RegisterAgain
+from cyxwiz_tasks.protocol.names import REPORTS, control_key, log_key, running_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.job_pids import is_alive, pid_in

@@ -16,7 +16,7 @@ from celery import chain, chord, group
 from broker.embedded import EmbeddedRedis
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.errors import JobFailed
-from cyxwiz_tasks.protocol import INBOX, log_key, node_queue, progress_key
+from cyxwiz_tasks.protocol.names import INBOX, log_key, node_queue, progress_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.job_pids import is_alive

@@ -12,7 +12,7 @@ import pytest
 
 from broker.embedded import EmbeddedRedis
 from cyxwiz_tasks.celery_app import app
-from cyxwiz_tasks.protocol import BEATS, progress_key, telemetry_key
+from cyxwiz_tasks.protocol.names import BEATS, progress_key, telemetry_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.node_process import NODE_CODE, NodeProcess, wait_until

@@ -14,7 +14,8 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from cyxwiz_tasks.celery_app import app
-from cyxwiz_tasks.protocol import Stop, control_key
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.names import control_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
 from tests.integration.job_pids import is_alive, pid_in

@@ -8,7 +8,7 @@ import pytest
 from celery import chord
 
 from cyxwiz_tasks.errors import NotFound
-from cyxwiz_tasks.protocol import progress_key
+from cyxwiz_tasks.protocol.names import progress_key
 from tests.integration.waiting import until
 
 

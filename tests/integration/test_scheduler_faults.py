@@ -16,7 +16,7 @@ from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks import failpoints
-from cyxwiz_tasks.protocol import INBOX, REJECTED, REPORTS
+from cyxwiz_tasks.protocol.names import INBOX, REJECTED, REPORTS
 from tests.integration.control_plane import Scheduler
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyxwiz_tasks.protocol import Assignment
+from cyxwiz_tasks.protocol.headers import Assignment
 from tests.integration.control_plane import ControlPlane
 from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until

@@ -8,7 +8,7 @@ import json
 import pytest
 from sqlalchemy import text
 
-from cyxwiz_tasks.protocol import Assignment
+from cyxwiz_tasks.protocol.headers import Assignment
 from tests.integration.control_plane import ControlPlane
 from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until

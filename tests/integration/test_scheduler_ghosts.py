@@ -8,7 +8,7 @@ import uuid
 import pytest
 from sqlalchemy import text
 
-from cyxwiz_tasks.protocol import control_key, node_queue, reply_key
+from cyxwiz_tasks.protocol.names import control_key, node_queue, reply_key
 from tests.integration.waiting import until
 
 

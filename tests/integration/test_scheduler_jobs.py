@@ -10,7 +10,7 @@ import pytest
 
 from cyxwiz_tasks import Resources
 from cyxwiz_tasks.errors import InvalidJob, JobConflict, NotFound
-from cyxwiz_tasks.protocol import HEADER, INBOX, REJECTED, REPORTS, progress_key, reply_key
+from cyxwiz_tasks.protocol.names import HEADER, INBOX, REJECTED, REPORTS, progress_key, reply_key
 from tests.integration.waiting import until
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cyxwiz_tasks.broker_connection import connect
-from cyxwiz_tasks.protocol import BEATS, node_queue
+from cyxwiz_tasks.protocol.names import BEATS, node_queue
 from cyxwiz_tasks.resources import Resources
 from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until

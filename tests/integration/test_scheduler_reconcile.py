@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cyxwiz_tasks.protocol import Running, control_key, running_key
+from cyxwiz_tasks.protocol.names import control_key, running_key
+from cyxwiz_tasks.protocol.reports import Running
 from tests.integration.waiting import until
 
 NOTHING = Running(incarnation="", number=0).model_dump_json()

@@ -10,7 +10,7 @@ import pytest
 from celery import chain
 
 from cyxwiz_tasks.errors import InvalidJob, JobFailed, NotFound
-from cyxwiz_tasks.protocol import INBOX, progress_key
+from cyxwiz_tasks.protocol.names import INBOX, progress_key
 from db import jobs as job_moves
 from tests.integration.waiting import until
 

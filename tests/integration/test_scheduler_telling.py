@@ -13,7 +13,7 @@ from broker.scheduler.messages import read
 from broker.scheduler.outbox import Outbox
 from broker.scheduler.telling import Outcome, awaited, tell
 from cyxwiz_tasks.errors import JobFailed
-from cyxwiz_tasks.protocol import INBOX
+from cyxwiz_tasks.protocol.names import INBOX
 from cyxwiz_tasks.states import JobState
 from db.jobs import StoredMessage
 

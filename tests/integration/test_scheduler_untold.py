@@ -10,7 +10,7 @@ from celery import chain, chord
 from sqlalchemy import text
 
 from broker.scheduler.duties.untold import Untold
-from cyxwiz_tasks.protocol import node_queue
+from cyxwiz_tasks.protocol.names import node_queue
 from tests.integration.waiting import until
 
 

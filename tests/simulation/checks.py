@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from broker.scheduler.demand import demand_of
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import STATE_PREFIX
-from cyxwiz_tasks.protocol import REJECTED
+from cyxwiz_tasks.protocol.names import REJECTED
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import CELERY_STATES, JOB_MOVES, TERMINAL_JOB_STATES, JobState
 from db.models import NodeState

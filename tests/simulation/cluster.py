@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import SecretStr
 
-from cyxwiz_tasks.protocol import COMMANDS, REPORTS, control_key, node_queue
+from cyxwiz_tasks.protocol.names import COMMANDS, REPORTS, control_key, node_queue
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES
 from tests.simulation import checks, faults

@@ -12,7 +12,7 @@ import redis
 
 from broker.scheduler import inbox, outbox
 from broker.scheduler.duties import late_nodes, untold
-from cyxwiz_tasks.protocol import BEATS, reply_key
+from cyxwiz_tasks.protocol.names import BEATS, reply_key
 from tests.simulation.clock import WALL_SECONDS
 from tests.simulation.world import Unsimulated, World
 

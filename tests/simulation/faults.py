@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.scheduler.inbox import INBOX_LISTS
-from cyxwiz_tasks.protocol import COMMANDS, REPORTS, node_queue
+from cyxwiz_tasks.protocol.names import COMMANDS, REPORTS, node_queue
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import SimCluster

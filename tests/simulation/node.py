@@ -14,25 +14,18 @@ from typing import Any
 
 from broker.scheduler.outbox import STATE_PREFIX
 from cyxwiz_tasks.capability import Capability
-from cyxwiz_tasks.protocol import (
+from cyxwiz_tasks.protocol.controls import CONTROL, RegisterAgain, Stop
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import (
     ASSIGNMENT_HEADER,
-    CONTROL,
     HEADER,
     REPORTS,
-    Assignment,
-    Ended,
-    Left,
-    Metrics,
-    Register,
-    RegisterAgain,
-    ReportReply,
-    Started,
-    Stop,
     control_key,
     node_queue,
     reply_key,
     running_key,
 )
+from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Started
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import Cause
 from tests.simulation.fake_redis import FakeRedis

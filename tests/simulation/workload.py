@@ -11,7 +11,10 @@ from typing import Any
 from broker.scheduler.inbox import INBOX_LISTS
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.job_header import changed, dump
-from cyxwiz_tasks.protocol import COMMANDS, HEADER, Acks, Cancel, Drain, JobHeader, Release, Undrain, reply_key
+from cyxwiz_tasks.protocol.commands import Cancel, Drain, Release, Undrain
+from cyxwiz_tasks.protocol.headers import JobHeader
+from cyxwiz_tasks.protocol.names import COMMANDS, HEADER, reply_key
+from cyxwiz_tasks.protocol.updates import Acks
 from cyxwiz_tasks.states import Cause
 from tests.simulation.clock import WALL_SECONDS
 from tests.simulation.fake_redis import FakeRedis

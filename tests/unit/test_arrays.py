@@ -14,7 +14,8 @@ from cyxwiz_tasks.array_parameters import array_of, combinations
 from cyxwiz_tasks.cli.array import grid_of
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.ids import member_id, new_id
-from cyxwiz_tasks.protocol import ARRAY_LIMIT, HEADER, JobHeader
+from cyxwiz_tasks.protocol.headers import ARRAY_LIMIT, JobHeader
+from cyxwiz_tasks.protocol.names import HEADER
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from cyxwiz_tasks.submission import Member, Preparation

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from cyxwiz_tasks.checkpoints.checkpoints import Checkpoints
 from cyxwiz_tasks.checkpoints.manifest import NotWhole
 from cyxwiz_tasks.errors import InvalidSettings
-from cyxwiz_tasks.protocol import Assignment
+from cyxwiz_tasks.protocol.headers import Assignment
 from tests.integration.waiting import until
 from workers import attempt_artifacts
 from workers.artifact_store import ArtifactStore

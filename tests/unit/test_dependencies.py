@@ -10,7 +10,7 @@ from cyxwiz_tasks.dependency import AFTER_LIMIT, parse_after
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id
-from cyxwiz_tasks.protocol import After
+from cyxwiz_tasks.protocol.headers import After
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 

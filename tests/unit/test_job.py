@@ -16,7 +16,8 @@ from cyxwiz_tasks import JobTask, Resources, install, job
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.job_header import fold, parse_priority, parse_seconds
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, INBOX, JobHeader
+from cyxwiz_tasks.protocol.headers import JobHeader
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER, INBOX
 
 HERE = str(Path(__file__).resolve().parents[2])
 

@@ -11,7 +11,8 @@ import pytest
 from broker.scheduler.messages import MESSAGE_LIMIT_BYTES, Refused, for_node, read
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.envelope import envelope
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, HEADER, Assignment
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER
 from cyxwiz_tasks.states import Priority
 
 JOB = "0190b5a0-0000-7000-8000-000000000001"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cyxwiz_tasks.protocol import Ended
+from cyxwiz_tasks.protocol.reports import Ended
 from workers.journal import Begun, Journal
 
 IDENTITY = {"node": "n", "incarnation": "i", "job": "j", "attempt": 1}

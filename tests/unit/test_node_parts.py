@@ -11,7 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from cyxwiz_tasks.errors import InvalidSettings
-from cyxwiz_tasks.protocol import REPORT, REPORTS, Assignment, Running, Stop, Update
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import REPORTS
+from cyxwiz_tasks.protocol.reports import REPORT, Running
+from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.runtime.pipe import Pipe, encode_value
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest

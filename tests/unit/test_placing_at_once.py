@@ -14,7 +14,7 @@ from broker.scheduler.placing_at_once import _book, _plain
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.envelope import envelope
 from cyxwiz_tasks.ids import new_id
-from cyxwiz_tasks.protocol import HEADER, INBOX, REPORTS
+from cyxwiz_tasks.protocol.names import HEADER, INBOX, REPORTS
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import Priority

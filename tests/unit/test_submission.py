@@ -11,7 +11,7 @@ import pytest
 
 from cyxwiz_tasks import Client, Resources, TrainingJob, job
 from cyxwiz_tasks.errors import InvalidJob
-from cyxwiz_tasks.protocol import HEADER
+from cyxwiz_tasks.protocol.names import HEADER
 from cyxwiz_tasks.submission import Preparation
 
 DIGITS = TrainingJob(model="cnn", dataset="digits", name="100 % sure")

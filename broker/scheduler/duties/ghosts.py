@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.log_lines import line
 from broker.scheduler.outbox import REPLY_TTL_SECONDS
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, BEATS, control_key, node_queue, reply_key
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, BEATS, control_key, node_queue, reply_key
 from db import nodes
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.log_lines import line
 from broker.scheduler.registering import give_up
 from broker.scheduler.watching import GAP_SECONDS, Watch
-from cyxwiz_tasks.protocol import BEATS, HEADER, RegisterAgain
+from cyxwiz_tasks.protocol.controls import RegisterAgain
+from cyxwiz_tasks.protocol.names import BEATS, HEADER
 from db import nodes
 from db.models import NodeState
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.scheduler.duties.duty import Duty
-from cyxwiz_tasks.protocol import telemetry_key
+from cyxwiz_tasks.protocol.names import telemetry_key
 from db import nodes
 from db.known_nodes import uptimes
 from db.models import NodeState

@@ -20,7 +20,9 @@ from pydantic import ValidationError
 from broker.scheduler import stopping
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import lose
-from cyxwiz_tasks.protocol import Running, Stop, running_key
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.names import running_key
+from cyxwiz_tasks.protocol.reports import Running
 from cyxwiz_tasks.states import Cause
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import redis
 
 from cyxwiz_tasks import Client
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol import ASSIGNMENT_HEADER, COMMANDS, INBOX, REPORTS, control_key, node_queue
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, COMMANDS, INBOX, REPORTS, control_key, node_queue
 from tests.chaos.faults.fault import BLINK, PATIENCE_SECONDS, Fault
 from tests.chaos.faults.monitor import recorded_pushes
 from tests.chaos.schedule import Kind
