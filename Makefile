@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What is checked of placement: capacity, requirements, whose turn it is, quotas, reservations, preemption, gangs
 PROPERTIES := $(addprefix tests/unit/test_,placement_properties.py gang_placement.py matching.py backlog.py \
-  fair_share.py quotas.py reservations.py preemption.py)
+  fair_share.py quotas.py reservations.py preemption.py \
+  consolidation.py)
 # Test processes, each with servers of its own. With servers given by CYXWIZ_TEST_*_URL: make test WORKERS=0
 WORKERS ?= 3
 export OMP_WAIT_POLICY := PASSIVE

@@ -72,6 +72,8 @@ class Capability(BaseModel):
     #: speed of the link behind that address, as its driver says
     network_bytes_per_second: float | None = Field(default=None, ge=0)
     labels: dict[str, LabelValue] = Field(default_factory=dict)
+    #: nodes that name the same place find each other's checkpoints; None: no other node finds them
+    checkpoint_place: str | None = None
     #: whose jobs it takes, as `Condition` reads it; None: everybody's
     accept: str | None = None
     #: when it takes new work, as `OpeningHours` reads it, and in whose time; None: always

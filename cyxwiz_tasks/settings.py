@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     reserve_after_seconds: float = Field(default=30.0, ge=0)
     #: a job that gave its place back so often to more urgent ones is left alone from then on
     preempt_limit: int = Field(default=3, ge=0)
+    #: a job that gave its place back so often does not move any more for a bigger one that waits; 0: none ever does
+    consolidate_limit: int = Field(default=2, ge=0)
     #: no report for the longer of this and `hung_factor` times the job's usual pause between two: it hangs
     hung_floor_seconds: float = Field(default=300.0, gt=0)
     hung_factor: float = Field(default=20.0, ge=1)

@@ -118,6 +118,7 @@ def _run(
     from workers.accept import checked_accept
     from workers.agent import run_node
     from workers.capabilities import detect_capability
+    from workers.checkpoint_place import checkpoint_place
     from workers.gpus import find_gpus
     from workers.hours import checked_hours
     from workers.labels import parse_labels
@@ -134,7 +135,7 @@ def _run(
     gpus = SharedGpus(find_gpus(), part)
     folder = NodeFolder(chosen.home, name)
     capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=declared, address=address)
-    capability = capability.model_copy(update=conditions)
+    capability = capability.model_copy(update=conditions | {"checkpoint_place": checkpoint_place(chosen)})
     job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths, preload=preload)
     _drop_credentials()
     return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, job_paths, chosen)

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine
 
 from broker.scheduler import accepting, commands, gang_ends, gang_members, placing, preempting, reports, unblocking
 from broker.scheduler.duties.chord_parts import ChordParts
+from broker.scheduler.duties.consolidate import Consolidate
 from broker.scheduler.duties.drains import Drains
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.duties.early_stopping import EarlyStopping
@@ -82,6 +83,7 @@ DUTIES: tuple[type[Duty], ...] = (
     Preempt,
     GiveBack,
     Reserve,
+    Consolidate,
     EarlyStopping,
     Quarantine,
     Usage,

@@ -26,7 +26,7 @@ from broker.scheduler.shapes import Shape
 #: What one look costs has a limit: kinds of waiting jobs that it is at (those with different time limits are different
 #: ones), different shapes among them, and nodes, by turns, for the next in line and for each big job behind.
 _KINDS, _SHAPES, _NODES, _NODES_BEHIND = 64, 8, 128, 32
-#: jobs with a reservation on the nodes of one line
+#: jobs with a reservation on the nodes of one line; no further one gets any
 _RESERVATIONS = 8
 #: who takes so large a share of the GPUs of the largest node that could run it is big
 _BIG_SHARE = 0.5
@@ -67,10 +67,12 @@ class Lines:
             could = fitting.of(queue)
             if could is None:
                 continue
-            is_next = not contended[could.rows].any()
-            if not is_next and (not fitting.is_big(queue) or _count(theirs, could) >= _RESERVATIONS):
-                continue
             own = claims.of(waiting.job_id)
+            is_next = not contended[could.rows].any()
+            # A more urgent one that comes now may be one too many, and takes nobody's away by that alone.
+            is_one_too_many = not own and _count(theirs, could) >= _RESERVATIONS
+            if not is_next and (not fitting.is_big(queue) or is_one_too_many):
+                continue
             count = max(_NODES, 2 * waiting.resources.nodes) if is_next else _NODES_BEHIND
             nodes = could.some(cluster, self._start, count)
             for claim in own:

@@ -1,5 +1,5 @@
-"""Checkpoints: a training whose nodes go away ends with the same weights as one that was left alone, and who has just
-saved gives his place to an urgent job.
+"""Checkpoints: a training whose nodes go away ends with the same weights as one that was left alone; who has just saved
+gives his place to an urgent job, or moves for a bigger one.
 """
 
 from __future__ import annotations
@@ -117,3 +117,25 @@ def test_an_urgent_job_takes_the_place_of_the_one_that_has_just_saved(laboratory
     younger.result(timeout=30)
     assert [len(run.record()["attempts"]) for run in (saves, younger, urgent)] == [2, 1, 1]
     assert saves.record()["attempts"][0]["cause"] == "preempted"
+
+
+def test_a_job_moves_with_its_checkpoint_so_that_a_bigger_one_has_its_place(own_stack, tmp_path):
+    """Two nodes with two GPUs: after one that stays and one that saves, no node has two free."""
+    own_stack.start_scheduler(CYXWIZ_RESERVE_AFTER_SECONDS="0").ready()
+    for name in ("one", "two"):
+        own_stack.start_worker(name, "--slots", "4", fake_gpus="2x24GB:8.9").ready()
+    save, end = tmp_path / "save", tmp_path / "end"
+    one, two = Resources(gpus=1, prefer={"node=one": 5}), Resources(gpus=1, node="two")
+    saves = lab_jobs.saves_once_and_stops_when_asked.options(resources=one).submit(str(save))
+    stays = lab_jobs.waits_for.options(resources=two).submit(str(end))
+    own_stack.wait_until(lambda: Path(f"{save}.started").exists() and Path(f"{end}.started").exists())
+    big = lab_jobs.add.options(resources=Resources(gpus=2), time_limit="1h").submit(1, 2)
+    own_stack.wait_until(lambda: "is kept for it" in str(big.why()))
+    save.touch()
+    assert big.result(timeout=30) == 3
+    assert saves.result(timeout=30) == 7, "it went on from its checkpoint"
+    end.touch()
+    stays.result(timeout=30)
+    first, second = saves.record()["attempts"]
+    assert (first["node"], first["cause"], second["node"]) == ("one", "preempted", "two")
+    assert f"job {big.id} needs more of this node at once" in first["message"]

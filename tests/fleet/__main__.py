@@ -71,8 +71,7 @@ def table(reports: dict[str, Report]) -> str:
     rows = [("", *reports)]
     for title in ("utilisation", "goodput", "fairness"):
         rows.append((title, *(f"{getattr(report, title):.3f}" for report in reports.values())))
-    rows.append(("preemptions", *(str(report.preemptions) for report in reports.values())))
-    for title in ("promised", "outranked", "broken_promises"):
+    for title in ("preemptions", "moves", "promised", "outranked", "broken_promises"):
         rows.append((title, *(str(getattr(report, title)) for report in reports.values())))
     longest = (f"{report.longest_after_promise_seconds / 3600:.1f}" for report in reports.values())
     rows.append(("longest wait, h", *longest))

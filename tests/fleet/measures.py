@@ -19,6 +19,8 @@ class Run:
     ended: float | None = None
     held_seconds: float = 0.0
     preempted: int = 0
+    #: of these, so that a bigger job got its place
+    moved: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Report:
     utilisation: float
     goodput: float
     preemptions: int
+    #: of these, so that a bigger job got its place
+    moves: int
     #: Jain's index over owners of how quickly their jobs get through, 1: all alike
     fairness: float
     #: by class: median and 95th percentile of the wait for the first place, seconds
@@ -51,6 +55,7 @@ def judge(runs: Sequence[Run], gpus: int, busy_gpu_seconds: float, useful_gpu_se
         utilisation=busy_gpu_seconds / (gpus * until),
         goodput=useful_gpu_seconds / (gpus * until),
         preemptions=sum(run.preempted for run in runs),
+        moves=sum(run.moved for run in runs),
         fairness=jain(speeds(runs).values()),
         waits={name: (median(found), percentile(found, 0.95)) for name, found in sorted(waits.items())},
         makespan_seconds=max((run.ended or 0.0 for run in runs), default=0.0),
@@ -72,6 +77,7 @@ def middle(reports: Sequence[Report]) -> Report:
         utilisation=of("utilisation"),
         goodput=of("goodput"),
         preemptions=round(of("preemptions")),
+        moves=round(of("moves")),
         fairness=of("fairness"),
         waits={
             name: (median(low for low, _ in all_), median(high for _, high in all_)) for name, all_ in waits.items()

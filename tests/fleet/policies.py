@@ -35,6 +35,7 @@ class Ours:
 
     cluster: Cluster
     preempts: bool = True
+    consolidates: bool = True
 
     def __post_init__(self) -> None:
         self.backlog = Backlog()
@@ -97,6 +98,7 @@ class BestFit(Ours):
     """Who fits is placed, in the order of arrival; nobody has a priority or a share."""
 
     preempts: bool = False
+    consolidates: bool = False
 
     def add(self, waiting: Waiting) -> None:
         super().add(waiting._replace(owner="", priority=Priority.NORMAL))
@@ -110,6 +112,7 @@ class Fifo(Ours):
     """Strictly in the order of arrival: who does not fit keeps everybody behind him waiting."""
 
     preempts: bool = False
+    consolidates: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

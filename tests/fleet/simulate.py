@@ -14,16 +14,22 @@ from typing import Any
 
 from broker.scheduler.backlog import Waiting, coarse
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.consolidation import RESTART_SECONDS, Mover, consolidate
 from broker.scheduler.demand import demand_of
-from broker.scheduler.places import Wanted
+from broker.scheduler.places import Wanted, able
 from broker.scheduler.preemption import Holder, choose
+from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import PlacementPolicy
+from cyxwiz_tasks.settings import Settings
 from tests.fleet.measures import Report, Run, judge
 from tests.fleet.policies import Ours
 from tests.fleet.workload import Job
 from tests.unit.fleet import A100, capability
 
-CHECKPOINT_SECONDS, RESTART_SECONDS = 600.0, 30.0
+CHECKPOINT_SECONDS = 600.0
+CONSOLIDATE_EVERY_SECONDS = 60.0
+_CONSOLIDATE_LIMIT = int(Settings.model_fields["consolidate_limit"].default)
+_ALL = 1_000_000
 _ARRIVES, _ENDS = 0, 1
 
 
@@ -32,7 +38,7 @@ def make_fleet(nodes: int, placement: PlacementPolicy = "balanced") -> tuple[Clu
     cluster, gpus = Cluster(placement=placement), 0
     for number in range(nodes):
         size = 8 if number % 2 == 0 else 4
-        able = capability(*[A100] * size, slots=size, cpus=64, ram="512GB")
+        able = capability(*[A100] * size, slots=size, cpus=64, ram="512GB", checkpoint_place="store")
         cluster.upsert_node(f"node-{number}", f"node-{number}", able, "1")
         gpus += size
     return cluster, gpus
@@ -49,6 +55,7 @@ class Simulation:
         self._numbers = {job.id: number for number, job in enumerate(jobs)}
         self._events = [(job.arrival, _ARRIVES, number, job.id, 0) for number, job in enumerate(jobs)]
         self._order = count(len(jobs))
+        self._looks_again_at = 0.0
         self.busy = self.useful = 0.0
         heapq.heapify(self._events)
 
@@ -62,6 +69,9 @@ class Simulation:
             if self._preempt(now):
                 self._place(now)
             self.policy.reserve(now)
+            while self._consolidate(now):
+                self._place(now)
+                self.policy.reserve(now)
         runs = list(self.runs.values())
         report = judge(runs, self.gpus, self.busy, self.useful, self.until)
         return replace(report, **self._promises())
@@ -119,6 +129,36 @@ class Simulation:
                 self._give_up(now, self.runs[job_id])
                 cleared = True
         return cleared
+
+    def _consolidate(self, now: float) -> bool:
+        """Let smaller jobs move together for one that has a place reserved; whether any did."""
+        if not self.policy.consolidates or now < self._looks_again_at:
+            return False
+        cluster, claims = self.policy.cluster, self.policy.placer.claims
+        movers = {job_id: mover for job_id in self._since if (mover := self._mover(now, self.runs[job_id]))}
+        for claim in claims:
+            nodes = able(cluster, claim.waiting.resources, Applicant("", "", claim.waiting.priority)).some(
+                cluster, 0, _ALL
+            )
+            taken = {other.node_id for other in claims if other.job_id != claim.job_id}
+            clearing = consolidate(claim, nodes, cluster, movers, (), taken, now)
+            if clearing is not None:
+                claims.clear(claim.waiting, clearing)
+                for job_id in clearing.victims:
+                    self._give_up(now, self.runs[job_id])
+                    self.runs[job_id].moved += 1
+                return True
+        self._looks_again_at = now + CONSOLIDATE_EVERY_SECONDS
+        return False
+
+    def _mover(self, now: float, run: Run) -> Mover | None:
+        """As an attempt that can go on elsewhere: it has written a checkpoint, and was not preempted too often."""
+        ran = self._ran(now, run)
+        if ran < CHECKPOINT_SECONDS or run.preempted >= _CONSOLIDATE_LIMIT:
+            return None
+        job = run.job
+        waiting = Waiting(job.id, self._numbers[job.id], job.resources, job.priority, job.owner, "", None)
+        return Mover(waiting, ran % CHECKPOINT_SECONDS, "store")
 
     def _holder(self, now: float, run: Run) -> Holder:
         lost = self._ran(now, run) % CHECKPOINT_SECONDS

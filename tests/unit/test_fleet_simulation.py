@@ -38,10 +38,10 @@ def test_measures_by_hand():
 def test_of_several_runs_the_median_is_told_and_the_worst_of_promises():
     waits = [{"1 GPU": (float(at), 2.0 * at)} for at in (1, 5, 3)]
     reports = [
-        Report(at / 10, at / 20, at, 1.0, wait, 60.0 * at, at, 0, at - 1, 7.0 * at)
+        Report(at / 10, at / 20, at, at, 1.0, wait, 60.0 * at, at, 0, at - 1, 7.0 * at)
         for at, wait in zip((1, 5, 3), waits, strict=True)
     ]
-    expected = Report(0.3, 0.15, 3, 1.0, {"1 GPU": (3.0, 6.0)}, 180.0, 9, 0, 6, 35.0)
+    expected = Report(0.3, 0.15, 3, 3, 1.0, {"1 GPU": (3.0, 6.0)}, 180.0, 9, 0, 6, 35.0)
     assert middle(reports) == expected
 
 
@@ -86,6 +86,20 @@ def test_a_critical_job_takes_a_place_and_the_other_goes_on_from_its_checkpoint(
     assert runs["long"].ended == 1600.0 + 30.0 + 800.0
     assert report.preemptions == 1
     assert (report.utilisation, report.goodput) == (1.0, 0.8)  # until the last arrival, at 1500 s: 1200 s count
+
+
+def test_small_jobs_move_together_and_the_big_one_starts_at_once():
+    small = [Job(f"small{number}", 0.0, 9000.0, 1) for number in range(4)]
+    # Something must happen for anything to be looked at.
+    later = [Job("big", 1000.0, 100.0, 8), Job("tick", 1100.0, 1.0, 1), Job("tock", 1700.0, 100.0, 1)]
+    cluster, gpus = make_fleet(2)
+    simulation = Simulation([*small, *later], Ours(cluster), gpus)
+    report, runs = simulation.run(), simulation.runs
+    moved = [run for run in runs.values() if run.moved]
+    assert len(moved) == report.moves == report.preemptions > 0
+    assert runs["big"].started == 1800.0
+    # They had just written a checkpoint, and start again in 30 s.
+    assert all(run.ended == 9000.0 + 30.0 for run in moved)
 
 
 def test_one_seed_is_one_workload_and_nobody_is_left_behind():

@@ -42,15 +42,14 @@ class Preempt(Duty):
             return {}
         victims = 0
         with self.leader.turn() as turn:
-            clearings = self._clearings(self._spared(turn))
+            clearings = self._clearings(self._spared(turn, self.leader.settings.preempt_limit))
             for waiting, clearing in clearings:
                 preempting.clear(turn, waiting, clearing)
                 victims += len(clearing.victims)
         return {"jobs": len(clearings), "victims": victims}
 
-    def _spared(self, turn: Turn) -> set[str]:
+    def _spared(self, turn: Turn, limit: int) -> set[str]:
         """Jobs that have given their place back so often that they are left alone."""
-        limit = self.leader.settings.preempt_limit
         tried = [live.job_id for live in self.leader.memory.live.values() if live.number > limit and not live.rank]
         return {job_id for job_id, times in quotas.times_preempted(turn.tx, tried).items() if times >= limit}
 
