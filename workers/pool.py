@@ -20,6 +20,7 @@ from celery.concurrency.thread import ApplyResult, TaskPool
 from workers.handover import Handover
 from workers.job_environment import job_environment
 from workers.node import node_of
+from workers.registration import say_stopping
 from workers.warm_process import ForkFailed, ForkServer, WarmProcess
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class WarmProcessPool(TaskPool):  # type: ignore[misc]
         self._closing.set()
         grace_seconds = self._node.settings.preempt_grace_seconds
         jobs = self._node.attempts.preempt_all(grace_seconds)
+        say_stopping(self._node)
         log.info("node %s stops: %d jobs give their places back, within %g s", self._node.name, jobs, grace_seconds)
         for _ in range(self.limit):
             self._waiting.put(None)

@@ -10,7 +10,7 @@ from celery.worker.state import maybe_shutdown
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol.names import REPORTS
-from cyxwiz_tasks.protocol.reports import Left, Register
+from cyxwiz_tasks.protocol.reports import Left, Register, Stopping
 from workers.confirm import ask
 from workers.node import Node
 
@@ -48,6 +48,14 @@ def register(node: Node) -> None:
 def register_again(node: Node) -> None:
     """The scheduler asked who this is: tell it, without waiting. Raises redis' errors."""
     node.redis.lpush(REPORTS, _registration(node).model_dump_json())
+
+
+def say_stopping(node: Node) -> None:
+    """Tell the scheduler that this node gives its places back and leaves soon, so that it sends nothing new."""
+    try:
+        node.redis.lpush(REPORTS, Stopping(node=node.id, incarnation=node.incarnation).model_dump_json())
+    except redis.RedisError as error:
+        log.warning("node %s: that it stops could not be told: %s", node.name, error)
 
 
 def leave(node: Node) -> None:

@@ -18,10 +18,10 @@ from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.names import BEATS, node_queue
-from cyxwiz_tasks.protocol.reports import Left, Register, ReportReply
+from cyxwiz_tasks.protocol.reports import Left, Register, ReportReply, Stopping
 from cyxwiz_tasks.states import Cause
 from db import nodes
-from db.models import NodeState
+from db.models import Cordon, NodeState
 from db.nodes import Registration
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,13 @@ def register(turn: Turn, report: Register) -> None:
     turn.outbox.beat(report.node)
     turn.outbox.reply(report.reply_to, ReportReply(committed=True))
     log.info(line("node_up", node=report.node, name=report.name, slots=report.capability.slots))
+
+
+def stopping_soon(turn: Turn, report: Stopping) -> None:
+    """The node gets nothing new, as one that is drained. Only memory knows: it is gone, or here again, in a moment."""
+    cluster = turn.memory.cluster
+    if report.node in cluster and cluster.node(report.node).incarnation == report.incarnation:
+        cluster.set_cordon(report.node, Cordon.DRAINING)
 
 
 def left(turn: Turn, report: Left) -> None:

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from broker.scheduler import attempt_ends, gang_members
 from broker.scheduler.log_lines import line
-from broker.scheduler.registering import left, register
+from broker.scheduler.registering import left, register, stopping_soon
 from broker.scheduler.standing import suspect
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
-from cyxwiz_tasks.protocol.reports import REPORT, Ended, Left, Metrics, Register, ReportReply, Started
+from cyxwiz_tasks.protocol.reports import REPORT, Ended, Left, Metrics, Register, ReportReply, Started, Stopping
 from db import attempts, gangs, metrics
 from db.attempts import Start
 from db.metrics import NewMetric
@@ -40,13 +40,15 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
             log.warning(line("report_refused", reason=_first_line(error)))
             continue
         kind = type(report)
-        by_kind[Register if kind is Left else kind].append(report)
+        by_kind[Register if kind in (Stopping, Left) else kind].append(report)
     started(turn, by_kind[Started])
     told(turn, by_kind[Metrics])
     ended(turn, by_kind[Ended])
     for report in by_kind[Register]:
         if isinstance(report, Left):
             left(turn, report)
+        elif isinstance(report, Stopping):
+            stopping_soon(turn, report)
         else:
             register(turn, report)
 

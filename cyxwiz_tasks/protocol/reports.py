@@ -24,6 +24,14 @@ class Register(Message):
     reply_to: str | None = None
 
 
+class Stopping(Message):
+    """The node is about to stop: what runs there gives its place back, and nothing new should come."""
+
+    kind: Literal["stopping"] = "stopping"
+    node: str
+    incarnation: str
+
+
 class Left(Message):
     """The node stops in order: its attempts have ended or go back to the queue."""
 
@@ -87,7 +95,7 @@ class Metrics(AttemptReport):
     rows: tuple[dict[str, JsonValue], ...]
 
 
-Report = Annotated[Register | Left | Started | Ended | Metrics, Field(discriminator="kind")]
+Report = Annotated[Register | Stopping | Left | Started | Ended | Metrics, Field(discriminator="kind")]
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 
 

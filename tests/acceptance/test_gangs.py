@@ -57,6 +57,39 @@ def test_a_cancellation_ends_every_process_of_a_gang(laboratory, tmp_path):
     assert len(run.record()["attempts"]) == 1
 
 
+def test_a_running_gang_saves_and_gives_way_to_a_critical_one_and_goes_on_where_it_was(laboratory, tmp_path):
+    everything = {"nodes": 3, "cpus": min(node["capability"]["cpu_cores"] for node in laboratory.client.nodes())}
+    run = laboratory.client.submit(gang_jobs.saves_when_asked_to_stop.s(str(tmp_path)), resources=everything)
+    pids = pids_in(tmp_path, laboratory)
+    urgent = laboratory.client.submit(gang_jobs.sums_ranks.s(), resources=everything, priority="critical")
+    assert urgent.result(timeout=60)["sum"] == 0 + 1 + 2
+    assert not any(map(psutil.pid_exists, pids.values()))
+    result = run.result(timeout=60)
+    assert (result["step"] > 0, result["attempt"]) == (True, 2)
+    [other] = urgent.record()["attempts"]
+    first, second = run.record()["attempts"]
+    assert (first["state"], first["cause"], second["state"]) == ("preempted", "preempted", "completed")
+    assert first["ended_at"] <= other["assigned_at"] <= other["ended_at"] <= second["assigned_at"]
+
+
+def test_a_node_that_is_told_to_stop_gives_its_whole_gang_back_which_goes_on_once_it_is_there_again(
+    laboratory, tmp_path
+):
+    run = gang_jobs.saves_when_asked_to_stop.submit(str(tmp_path))
+    pids = pids_in(tmp_path, laboratory)
+    name = next(member["node"] for member in run.record()["members"] if member["rank"] == 1)
+    worker = next(process for process in laboratory.processes if process.name == name)
+    assert worker.stop() == 0
+    laboratory.wait_until(lambda: run.record()["state"] == "pending")
+    assert not any(map(psutil.pid_exists, pids.values()))
+    worker.start()
+    worker.ready()
+    result = run.result(timeout=60)
+    assert (result["step"] > 0, result["attempt"]) == (True, 2)
+    first, second = run.record()["attempts"]
+    assert (first["state"], first["cause"], second["state"]) == ("preempted", "preempted", "completed")
+
+
 def test_a_declared_training_is_refused_on_several_nodes(laboratory):
     with pytest.raises(InvalidJob, match=r"resources\.nodes: a TrainingJob trains on one node"):
         laboratory.client.submit(TrainingJob(model="cnn", dataset="digits"), resources={"nodes": 2})

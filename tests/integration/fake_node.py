@@ -23,7 +23,7 @@ from cyxwiz_tasks.protocol.names import (
     reply_key,
     running_key,
 )
-from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Running, Started
+from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Running, Started, Stopping
 
 DEADLINE_SECONDS = 10.0
 _BEAT = "local now = redis.call('TIME') return redis.call('ZADD', KEYS[1], now[1] + now[2] / 1000000, ARGV[1])"
@@ -105,6 +105,9 @@ class FakeNode:
         self.silence()
         self.beating.close()
         self.client.close()
+
+    def say_stopping(self) -> None:
+        self._send(Stopping(node=self.id, incarnation=self.incarnation))
 
     def leave(self) -> ReportReply:
         self.silence()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 
 import pytest
 
@@ -165,6 +166,24 @@ def test_a_node_that_leaves_gives_its_jobs_back_at_once(plane):
         assert state_of(plane, node) == "left"
         assert plane.redis.zscore(BEATS, node.id) is None
         assert not node.leave().committed
+
+
+def test_a_node_that_is_about_to_stop_gets_nothing_new_until_it_is_there_again(plane):
+    with plane.scheduler():
+        node, running = plane.node("old"), plane.submit(1)
+        attempt, _ = node.take()
+        node.start(attempt)
+        node.say_stopping()
+        waiting = plane.submit(2)
+        plane.client.why(waiting)
+        assert plane.job(waiting)["state"] == "pending"
+        assert node.end(attempt, "preempted", cause="preempted", by_node=True).committed
+        until(lambda: plane.job(running)["state"] == "pending")
+        assert node.leave().committed
+        node.incarnation = str(uuid.uuid4())
+        assert node.register().committed
+        assert {node.run().job, node.run().job} == {running, waiting}
+        assert plane.job(running)["attempts"] == 2
 
 
 def test_reputation_falls_with_a_loss_and_the_readings_reach_the_record(plane, monkeypatch):

@@ -25,7 +25,7 @@ from cyxwiz_tasks.protocol.names import (
     reply_key,
     running_key,
 )
-from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Started
+from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Started, Stopping
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import Cause
 from tests.simulation.fake_redis import FakeRedis
@@ -198,6 +198,7 @@ class SimNode:
         """Stop in order: everything gives its place back first."""
         if self.alive and not self.frozen and self.linked:
             self.world.say(self.name, "leaves")
+            self._report(Stopping(node=self.id, incarnation=self.incarnation))
             for run in list(self.runs.values()):
                 if run.ended is None:
                     self._end(run, "preempted", Cause.PREEMPTED)

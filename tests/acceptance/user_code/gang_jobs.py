@@ -48,3 +48,17 @@ def waits_for_ever(ctx: Any, folder: str) -> None:
     Path(folder, f"rank-{ctx.rank}").write_text(str(os.getpid()))
     while True:
         time.sleep(0.1)
+
+
+@job(resources=Resources(nodes=3))
+def saves_when_asked_to_stop(ctx: Any, folder: str) -> dict[str, int]:
+    """In its first attempt: says its pid, counts, and saves its count once it has to stop. Then: what was saved."""
+    if (saved := ctx.restore()) is not None:
+        return {"step": saved["step"], "attempt": ctx.attempt}
+    Path(folder, f"rank-{ctx.rank}").write_text(str(os.getpid()))
+    step = 1
+    while not ctx.should_stop:
+        step += 1
+        time.sleep(0.01)
+    ctx.checkpoint(step=step)
+    return {"step": 0, "attempt": ctx.attempt}
