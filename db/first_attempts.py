@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from db.attempts import NewAttempt
 from db.fenced import refuse
-from db.jobs import NEW_COLUMNS, NEW_FIELDS, NEW_VALUES, SEPARATOR, NewJob, table_of
+from db.new_jobs import NEW_COLUMNS, NEW_FIELDS, NEW_VALUES, SEPARATOR, NewJob, table_of
 from db.rows import storable
 
 

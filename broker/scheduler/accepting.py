@@ -16,8 +16,9 @@ from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobConflict
 from cyxwiz_tasks.protocol.names import HEADER
 from cyxwiz_tasks.protocol.updates import Ack
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState, Priority
-from db import arrays, dependencies, jobs
-from db.jobs import Accepted, NewJob, StoredMessage
+from db import arrays, dependencies, new_jobs
+from db.job_messages import StoredMessage
+from db.new_jobs import Accepted, NewJob
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
     good = _within_limits(turn, batch.source, good)
     if any(arrival.header.array is not None for arrival, _ in good):
         arrays.record(turn.tx, {a.header.array.id: (a.header.array, a.header.owner) for a, _ in good if a.header.array})
-    answers = jobs.accept(turn.tx, turn.epoch, [job for _, job in good])
+    answers = new_jobs.accept(turn.tx, turn.epoch, [job for _, job in good])
     submissions = [Submission(arrival, answer) for (arrival, _), answer in zip(good, answers, strict=True)]
     for submission in submissions:
         if submission.answer.created:
@@ -75,7 +76,7 @@ def _within_limits(turn: Turn, source: str, given: list[tuple[Arrival, NewJob]])
     refusals = turn.memory.too_many([job.owner for _, job in given])
     if not refusals:
         return given
-    known = jobs.recorded(turn.tx, [given[at][1] for at in refusals])
+    known = new_jobs.recorded(turn.tx, [given[at][1] for at in refusals])
     good: list[tuple[Arrival, NewJob]] = []
     for at, (arrival, job) in enumerate(given):
         if at in refusals and job.id not in known:

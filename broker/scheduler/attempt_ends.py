@@ -24,9 +24,9 @@ from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import CELERY_STATES, RETRIED_CAUSES, TERMINAL_JOB_STATES, AttemptState, Cause, JobState
-from db import jobs
+from db import job_messages
 from db.attempts import Ending, Settled
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def _try_again(turn: Turn, end: End, message: str) -> None:
     if (arrival := end.next_message) is not None:
         following = StoredMessage(arrival.headers, arrival.body, arrival.properties)
         left_seconds = report.retry_in_seconds
-        jobs.replace_message(turn.tx, report.job, following, arrival.not_before, left_seconds)
+        job_messages.replace_message(turn.tx, report.job, following, arrival.not_before, left_seconds)
         turn.messages[report.job] = following
         if left_seconds is None:
             turn.memory.wait_until(live.waiting, arrival.not_before)

@@ -18,7 +18,7 @@ from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.states import Cause
 from db import attempts
 from db.attempts import Past
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 
 
 class Verdict(NamedTuple):

@@ -40,7 +40,7 @@ from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
 from cyxwiz_tasks.states import AttemptState, Priority
-from db import arrays, attempts, dependencies, gangs, jobs, limits, quotas, schedules, usage
+from db import arrays, attempts, dependencies, gangs, limits, quotas, schedules, usage, waiting_jobs
 from db.known_nodes import known
 from db.models import Cordon, NodeState
 
@@ -194,14 +194,14 @@ class Memory:
             self.dependencies.expect(job_id, on_id)
         self.expect_firing(schedules.next_in_seconds(tx))
         now = time.monotonic()
-        for number, job in enumerate(jobs.waiting(tx)):
+        for number, job in enumerate(waiting_jobs.waiting(tx)):
             if number % _ROWS_BETWEEN_CALLS == 0:
                 still_here()
             self.wait(waiting_job(job), now + job.starts_in_seconds if job.starts_in_seconds else None)
             if job.expires_in_seconds is not None:
                 self._expire(job.id, now + job.expires_in_seconds)
             self.deadlines.expect(job.id, job.deadline_in_seconds)
-        for held in jobs.held(tx):
+        for held in waiting_jobs.held(tx):
             self.deadlines.expect(held.id, held.deadline_in_seconds)
 
     def expect_firing(self, in_seconds: float | None) -> None:
@@ -438,7 +438,7 @@ class Memory:
         )
 
 
-def waiting_job(job: jobs.Waiting) -> Waiting:
+def waiting_job(job: waiting_jobs.Waiting) -> Waiting:
     """A pending job of the record, for the backlog."""
     resources = tightened(Resources.of_shape(job.shape), job.learned)
     limit_seconds = coarse(job.time_limit_seconds)

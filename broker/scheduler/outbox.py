@@ -23,7 +23,7 @@ from cyxwiz_tasks.protocol.message import Message
 from cyxwiz_tasks.protocol.names import BEATS, REJECTED, control_key, node_queue, progress_key
 from cyxwiz_tasks.protocol.updates import Ack, Acks, Update
 from cyxwiz_tasks.states import JobState
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 
 STATE_PREFIX = "celery-task-meta-"
 #: the epoch of the newest leader that was here

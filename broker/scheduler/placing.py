@@ -15,7 +15,7 @@ from cyxwiz_tasks.states import ASSIGNED
 from db import attempts, gangs
 from db.attempts import Assigned, NewAttempt
 from db.gangs import NewMember
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 
 #: most jobs that one turn places; whoever is left over is placed by the next turn, which follows at once
 PLACED_PER_TURN = 1000

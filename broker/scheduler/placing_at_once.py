@@ -18,7 +18,8 @@ from broker.scheduler.placing import announce, new_attempt, publish
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks import failpoints
 from db.first_attempts import accept_placed
-from db.jobs import NewJob, StoredMessage
+from db.job_messages import StoredMessage
+from db.new_jobs import NewJob
 
 #: more at once are better off with an ordinary turn: it places those that fit and lets the rest wait
 _LIMIT = 50

@@ -9,7 +9,7 @@ from broker.scheduler.log_lines import line
 from broker.scheduler.memory import waiting_job
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import InvalidJob, NotFound
-from db import job_pages, jobs
+from db import job_pages, jobs, waiting_jobs
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def release(turn: Turn, job_id: str) -> None:
         if page is None:
             raise NotFound(f"there is no job {job_id}: `cyxwiz jobs` lists what there is")
         raise InvalidJob("id", f"job {job_id} is {page['state']}, not held", "Only a held job can be released")
-    for job in jobs.waiting(turn.tx, [job_id]):
+    for job in waiting_jobs.waiting(turn.tx, [job_id]):
         turn.memory.wait(waiting_job(job))
         turn.memory.deadlines.expect(job_id, job.deadline_in_seconds)
     say_again(turn, job_id, "released", None)

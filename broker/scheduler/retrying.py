@@ -16,9 +16,10 @@ from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES, AttemptState, Cause, JobState
-from db import attempts, gangs, jobs
+from db import attempts, gangs, job_messages, waiting_jobs
 from db.attempts import Ending
-from db.jobs import Accepted, StoredMessage
+from db.job_messages import StoredMessage
+from db.new_jobs import Accepted
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
         log.warning(line("retry_fenced", job=arrival.id, retries=arrival.retries))
         return
     message = StoredMessage(arrival.headers, arrival.body, arrival.properties)
-    jobs.replace_message(turn.tx, arrival.id, message, arrival.not_before)
+    job_messages.replace_message(turn.tx, arrival.id, message, arrival.not_before)
     turn.messages[arrival.id] = message
     if _end_attempt(turn, arrival.id, f"the task retries itself, retry {arrival.retries}"):
         turn.memory.stop_waiting(arrival.id)
         # As the record knows it: its attempts may have taught that it needs more than its header asks for.
-        for job in jobs.waiting(turn.tx, [arrival.id]):
+        for job in waiting_jobs.waiting(turn.tx, [arrival.id]):
             turn.memory.wait_until(waiting_job(job), arrival.not_before)
         turn.counts["retried"] += 1
 

@@ -27,7 +27,7 @@ from celery.states import READY_STATES
 from broker.scheduler.log_lines import line
 from cyxwiz_tasks.errors import JobFailed
 from cyxwiz_tasks.states import JobState
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from broker.scheduler.outbox import Outbox
 from cyxwiz_tasks.protocol.commands import Why
 from cyxwiz_tasks.protocol.names import HEADER
 from cyxwiz_tasks.settings import Settings
-from db import jobs
-from db.jobs import StoredMessage
+from db import job_messages
+from db.job_messages import StoredMessage
 
 if TYPE_CHECKING:
     from broker.scheduler.accepting import Submission
@@ -55,7 +55,7 @@ class Turn:
         """See that `messages` holds these jobs, so far as the record knows them."""
         missing = [job_id for job_id in job_ids if job_id not in self.messages]
         if missing:
-            found = jobs.messages(self.tx, missing)
+            found = job_messages.messages(self.tx, missing)
             for message in found.values():
                 # Who waited for the scheduler's word has it by now.
                 message.headers.get(HEADER, {}).pop("reply_to", None)

@@ -53,7 +53,7 @@ class Mutation:
         return (self.catcher,) if self.chaos is None else (self.catcher, self.chaos)
 
 
-_ATTEMPTS, _LEADER, _JOBS = "db/attempts.py", "broker/scheduler/leader.py", "db/jobs.py"
+_ATTEMPTS, _LEADER, _NEW_JOBS = "db/attempts.py", "broker/scheduler/leader.py", "db/new_jobs.py"
 _OF_ATTEMPTS = Tests(("tests/integration/test_db_attempts.py",))
 _OF_LEADERSHIP = Tests(("tests/integration/test_db_leadership.py",))
 _OF_FAULTS = Tests(("tests/integration/test_scheduler_faults.py",))
@@ -187,7 +187,7 @@ MUTATIONS = (
         "one idempotency key makes two jobs",
         (
             (
-                _JOBS,
+                _NEW_JOBS,
                 "name, owner, project, idempotency_key, priority, resources, shape, envelope, decode(",
                 "name, owner, project, NULL, priority, resources, shape, envelope, decode(",
             ),

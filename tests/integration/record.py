@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Engine, text
 
 from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.states import JOB_MOVES, AttemptState, Cause, JobState
-from db import attempts, job_pages, jobs, nodes
+from db import attempts, job_pages, jobs, new_jobs, nodes
 from db.attempts import Assigned, Ending, NewAttempt, Settled, Start
-from db.jobs import Accepted, NewJob
+from db.new_jobs import Accepted, NewJob
 
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ class Record:
         return node_id
 
     def accept(self, *new: NewJob) -> list[Accepted]:
-        return self.do(jobs.accept, self.epoch, new)
+        return self.do(new_jobs.accept, self.epoch, new)
 
     def pending(self, **values: Any) -> str:
         return self.accept(new_job(**values))[0].job_id

@@ -6,7 +6,7 @@ import pytest
 
 from cyxwiz_tasks.errors import NotLeader
 from cyxwiz_tasks.states import AttemptState, JobState
-from db import attempts, events, first_attempts, jobs
+from db import attempts, events, first_attempts, job_messages
 from db.attempts import NewAttempt
 from tests.integration.record import LEASE_SECONDS, new_job
 
@@ -37,7 +37,7 @@ def test_the_record_is_that_of_a_job_that_waited_and_was_placed(record):
     ]
     assert moves[0] == moves[1]
     assert found.seq < accepted.seq
-    assert record.do(jobs.messages, [at_once.id])[at_once.id].body == at_once.body
+    assert record.do(job_messages.messages, [at_once.id])[at_once.id].body == at_once.body
     assert [live.job_id for live in record.do(attempts.live)] == [at_once.id, waited.id]
     assert record.broken_rules() == {}
 
@@ -57,7 +57,7 @@ def test_nothing_is_recorded_if_one_is_known(record):
     record.accept(known)
     assert place(record, new, known) == {}
     assert record.state(known.id) == JobState.PENDING
-    assert record.do(jobs.messages, [new.id]) == {}
+    assert record.do(job_messages.messages, [new.id]) == {}
     assert place(record, new).keys() == {new.id}
     assert place(record, new) == {}
     assert record.broken_rules() == {}
@@ -67,4 +67,4 @@ def test_another_epoch_records_nothing(record):
     job = new_job()
     with pytest.raises(NotLeader, match="epoch 99 is over"):
         place(record, job, epoch=99)
-    assert record.do(jobs.messages, [job.id]) == {}
+    assert record.do(job_messages.messages, [job.id]) == {}

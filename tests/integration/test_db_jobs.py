@@ -10,8 +10,8 @@ import pytest
 
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import AttemptState, Cause, JobState
-from db import events, job_pages, jobs
-from db.jobs import StoredMessage
+from db import events, job_messages, job_pages, jobs, waiting_jobs
+from db.job_messages import StoredMessage
 from tests.integration.record import new_job
 
 OTHER_DIGEST = hashlib.sha256(b"other").hexdigest()
@@ -71,7 +71,7 @@ def test_jobs_are_numbered_in_the_order_of_their_batch(record):
     batch = [new_job() for _ in range(200)]
     found = record.accept(*batch)
     assert [answer.seq for answer in found] == sorted(answer.seq for answer in found)
-    assert [job.id for job in record.do(lambda tx: list(jobs.waiting(tx)))] == [job.id for job in batch]
+    assert [job.id for job in record.do(lambda tx: list(waiting_jobs.waiting(tx)))] == [job.id for job in batch]
 
 
 def test_an_empty_batch_is_no_work(record):
@@ -87,7 +87,7 @@ def test_text_that_postgresql_cannot_store_is_stored_without_it(record):
     assert found.created
     page = record.job(found.job_id)
     assert (page["name"], page["owner"]) == ("a\ufffdb", "\ufffd")
-    message = record.do(jobs.messages, [found.job_id])[found.job_id]
+    message = record.do(job_messages.messages, [found.job_id])[found.job_id]
     assert (message.headers, message.body) == ({"argsrepr": "\ufffd", "n": "nan"}, "x\ufffd")
     assert record.do(job_pages.find, name="\x00", owner="\ud800")
     assert record.do(jobs.cancel_waiting, record.epoch, [found.job_id], message="\x00") == [found.job_id]
@@ -97,7 +97,7 @@ def test_waiting_jobs_come_by_urgency_then_by_age(record):
     low, normal, urgent, late = (record.pending(priority=priority) for priority in (0, 1, 3, 1))
     placed = record.pending()
     record.assign(placed)
-    found = record.do(lambda tx: list(jobs.waiting(tx)))
+    found = record.do(lambda tx: list(waiting_jobs.waiting(tx)))
     assert [job.id for job in found] == [urgent, normal, late, low]
     assert Resources.of_shape(found[0].shape) == Resources(gpus=1)
 
@@ -106,7 +106,7 @@ def test_waiting_times_count_from_now(record):
     soon, past = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) - timedelta(hours=1)
     record.pending(not_before=soon, expires_at=soon + timedelta(hours=1))
     record.pending(not_before=past)
-    first, second = record.do(lambda tx: list(jobs.waiting(tx)))
+    first, second = record.do(lambda tx: list(waiting_jobs.waiting(tx)))
     assert first.starts_in_seconds == pytest.approx(3600, abs=60)
     assert first.expires_in_seconds == pytest.approx(7200, abs=60)
     assert second.starts_in_seconds == pytest.approx(-3600, abs=60)
@@ -114,11 +114,11 @@ def test_waiting_times_count_from_now(record):
 
 
 def test_what_waits_is_streamed_and_nothing_else(record, monkeypatch):
-    monkeypatch.setattr(jobs, "_WAITING", jobs._WAITING.execution_options(yield_per=2))
+    monkeypatch.setattr(waiting_jobs, "_WAITING", waiting_jobs._WAITING.execution_options(yield_per=2))
     ids = [answer.job_id for answer in record.accept(*(new_job() for _ in range(5)))]
 
     def read_then_write(tx):
-        found = [job.id for job in jobs.waiting(tx)]
+        found = [job.id for job in waiting_jobs.waiting(tx)]
         return found, jobs.cancel_waiting(tx, record.epoch, found[:1])
 
     assert record.do(read_then_write) == (ids, ids[:1])
@@ -127,7 +127,7 @@ def test_what_waits_is_streamed_and_nothing_else(record, monkeypatch):
 def test_messages_come_back_as_they_were(record):
     job = new_job(headers={"id": "x", "deep": {"a": [1, 2.5, None, "ü"]}}, body="b" * 100_000)
     record.accept(job)
-    assert record.do(jobs.messages, [job.id, str(uuid.uuid4())]) == {
+    assert record.do(job_messages.messages, [job.id, str(uuid.uuid4())]) == {
         job.id: StoredMessage(job.headers, job.body, job.properties)
     }
 
@@ -138,16 +138,16 @@ def test_a_newer_message_of_a_job_replaces_the_old_one_until_it_has_ended(record
     for state in JobState:
         id, _ = record.in_state(state)
         ended = state in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
-        assert record.do(jobs.replace_message, id, newer, eta) is not ended
-        assert (record.do(jobs.messages, [id])[id] == newer) is not ended
+        assert record.do(job_messages.replace_message, id, newer, eta) is not ended
+        assert (record.do(job_messages.messages, [id])[id] == newer) is not ended
 
 
 def test_a_retry_waits_for_the_time_its_message_named(record):
     id, place = record.in_state(JobState.RUNNING)
     eta = datetime.now(UTC) + timedelta(minutes=10)
-    record.do(jobs.replace_message, id, StoredMessage({"retries": 1}, "", {}), eta)
+    record.do(job_messages.replace_message, id, StoredMessage({"retries": 1}, "", {}), eta)
     record.end(place, AttemptState.FAILED, JobState.PENDING, cause=Cause.ERROR, retry_after_seconds=1.0)
-    (waiting,) = record.do(lambda tx: list(jobs.waiting(tx)))
+    (waiting,) = record.do(lambda tx: list(waiting_jobs.waiting(tx)))
     assert waiting.starts_in_seconds == pytest.approx(600, abs=60)
     page = record.job(id)
     assert (page["cause"], page["attempts"]) == (Cause.ERROR, 1)

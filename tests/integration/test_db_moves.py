@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from cyxwiz_tasks.states import JOB_MOVES, AttemptState, Cause, JobState
-from db import attempts, events, job_pages, jobs
+from db import attempts, events, job_messages, job_pages, jobs
 from db.attempts import Assigned
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 from db.models import NodeState
 from tests.integration.record import Record, new_job
 
@@ -68,7 +68,7 @@ OPERATIONS: dict[str, tuple[Operation, dict[str, str]]] = {
     ),
     "release": (lambda record, id, place: record.do(jobs.release, record.epoch, [id]), {"held": "pending"}),
     "replace message": (
-        lambda record, id, place: record.do(jobs.replace_message, id, StoredMessage({}, "", {}), None),
+        lambda record, id, place: record.do(job_messages.replace_message, id, StoredMessage({}, "", {}), None),
         {},
     ),
     "renew": (lambda record, id, place: record.do(attempts.renew, [record.node_id], 15.0), {}),

@@ -25,22 +25,37 @@ from sqlalchemy import Connection
 
 from cyxwiz_tasks.errors import NotLeader
 from cyxwiz_tasks.states import AttemptState, Cause, JobState
-from db import attempts, first_attempts, jobs, known_nodes, metrics, nodes, outcomes
+from db import (
+    attempts,
+    first_attempts,
+    job_messages,
+    jobs,
+    known_nodes,
+    metrics,
+    new_jobs,
+    nodes,
+    outcomes,
+    waiting_jobs,
+)
 from db.attempts import Assigned, Ending, NewAttempt, Start
 from db.fenced import fenced, fenced_connection, fences_itself
-from db.jobs import NewJob, StoredMessage
+from db.job_messages import StoredMessage
 from db.metrics import NewMetric
 from db.models import Cordon, NodeState
+from db.new_jobs import NewJob
 from db.nodes import Registration
 from tests.integration import record
 from tests.integration.record_rows import differences, empty, next_epoch, rows_of_model, rows_of_record
 from tests.simulation.memory_db import attempts as model_attempts
 from tests.simulation.memory_db import first_attempts as model_first_attempts
+from tests.simulation.memory_db import job_messages as model_job_messages
 from tests.simulation.memory_db import jobs as model_jobs
 from tests.simulation.memory_db import known_nodes as model_known_nodes
 from tests.simulation.memory_db import metrics as model_metrics
+from tests.simulation.memory_db import new_jobs as model_new_jobs
 from tests.simulation.memory_db import nodes as model_nodes
 from tests.simulation.memory_db import outcomes as model_outcomes
+from tests.simulation.memory_db import waiting_jobs as model_waiting_jobs
 from tests.simulation.memory_db.tables import Tables
 from tests.simulation.memory_db.tables import fenced as model_fenced
 
@@ -197,7 +212,7 @@ class RecordMachine(RuleBasedStateMachine):
                 job = self._job(which[0])
                 message = StoredMessage(job.headers | {"retries": 1}, "again", job.properties)
                 given = (job.id, message, _in(delay), 3600.0 if text else None)
-                self._same(jobs.replace_message, model_jobs.replace_message, *given, epoch=False)
+                self._same(job_messages.replace_message, model_job_messages.replace_message, *given, epoch=False)
 
     @rule(
         what=st.sampled_from(["register", "mark", "seen", "cordon", "uncordon", "faults", "renew", "lead", "read"]),
@@ -253,8 +268,8 @@ class RecordMachine(RuleBasedStateMachine):
     def _read_all(self) -> None:
         """What a leader reads when it begins."""
         with fenced(self.connection, self.epoch) as tx, model_fenced(self.tables, self.epoch) as model:
-            self._compare(list(jobs.waiting(tx)), list(model_jobs.waiting(model)))
-            self._compare(jobs.held(tx), model_jobs.held(model))
+            self._compare(list(waiting_jobs.waiting(tx)), list(model_waiting_jobs.waiting(model)))
+            self._compare(waiting_jobs.held(tx), model_waiting_jobs.held(model))
             self._compare(attempts.live(tx), model_attempts.live(model))
             self._compare(attempts.overdue(tx), model_attempts.overdue(model))
             by_id = {node.id: node for node in model_known_nodes.known(model)}
@@ -267,21 +282,21 @@ class RecordMachine(RuleBasedStateMachine):
             suspicious = [Cause.CRASHED, Cause.OUT_OF_MEMORY]
             blamed = model_attempts.blamed(model, tokens, suspicious)
             self._compare(attempts.blamed(tx, tokens, suspicious), blamed)
-            self._compare(list(jobs.waiting(tx, ids[:2])), list(model_jobs.waiting(model, ids[:2])))
+            self._compare(list(waiting_jobs.waiting(tx, ids[:2])), list(model_waiting_jobs.waiting(model, ids[:2])))
             self._compare(sorted(nodes.quarantines_over(tx)), sorted(model_nodes.quarantines_over(model)))
             told = {outcome.job_id: outcome for outcome in model_outcomes.outcomes(model, ids)}
             self._compare({outcome.job_id: outcome for outcome in outcomes.outcomes(tx, ids)}, told)
             ended = {end.job_id for end in model_outcomes.ends(model, None, 3600.0, -60.0)}
             assert {end.job_id for end in outcomes.ends(tx, None, 3600.0, -60.0)} == ended
-            self._compare(jobs.messages(tx, ids), model_jobs.messages(model, ids))
+            self._compare(job_messages.messages(tx, ids), model_job_messages.messages(model, ids))
 
     def _accept(self, new: list[NewJob]) -> None:
         with fenced(self.connection, self.epoch) as tx:
-            real = jobs.accept(tx, self.epoch, new)
+            real = new_jobs.accept(tx, self.epoch, new)
         seqs = {answer.id: answer.seq for answer in real if answer.created}
         self.tables.next_seq = seqs.__getitem__  # type: ignore[method-assign]
         with model_fenced(self.tables, self.epoch) as model:
-            self._compare(real, model_jobs.accept(model, self.epoch, new))
+            self._compare(real, model_new_jobs.accept(model, self.epoch, new))
         self.jobs += [job for job in new if job.id in seqs]
 
     def _accept_placed(self, new: list[NewJob], which: list[int]) -> None:

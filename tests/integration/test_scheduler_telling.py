@@ -15,7 +15,7 @@ from broker.scheduler.telling import Outcome, awaited, tell
 from cyxwiz_tasks.errors import JobFailed
 from cyxwiz_tasks.protocol.names import INBOX
 from cyxwiz_tasks.states import JobState
-from db.jobs import StoredMessage
+from db.job_messages import StoredMessage
 
 DONE = Outcome(JobState.COMPLETED, result={"sum": 3})
 RAISED = Outcome(

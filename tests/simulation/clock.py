@@ -25,8 +25,9 @@ WALL_SECONDS, MONOTONIC_SECONDS = 1_800_000_000.0, 1000.0
 #: Redis took a part of a pipeline, as one that is full does
 _EXPECTED_ERRORS = ("event=redis_refused",)
 _TWINS = (
-    *("jobs", "attempts", "nodes", "known_nodes", "metrics", "outcomes", "job_pages", "retention"),
-    *("dependencies", "preemptions", "usage", "limits", "quotas", "arrays", "schedules", "gangs"),
+    *("jobs", "new_jobs", "waiting_jobs", "job_messages", "job_pages", "attempts", "outcomes", "gangs", "preemptions"),
+    *("nodes", "known_nodes", "metrics", "retention", "usage", "limits", "quotas"),
+    *("dependencies", "arrays", "schedules"),
 )
 
 

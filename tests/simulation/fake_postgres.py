@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from db.attempts import NewAttempt
 from db.first_attempts import FirstAttempt
-from db.jobs import NewJob
+from db.new_jobs import NewJob
 from tests.simulation.clock import WALL_SECONDS
 from tests.simulation.memory_db import first_attempts
 from tests.simulation.memory_db import tables as memory

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cyxwiz_tasks.errors import InvalidJob, ProtocolError
 from cyxwiz_tasks.states import AttemptState, JobState
 from db.attempts import Ending, Start
-from db.jobs import NewJob
 from db.metrics import NewMetric
+from db.new_jobs import NewJob
 from db.rows import REPLACEMENT, clean, storable
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -14,7 +14,7 @@ from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import finish, lose
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.states import Cause, JobState
-from db import jobs
+from db import jobs, waiting_jobs
 
 _MESSAGE = "it did not end by its deadline: submit it again, with a later one"
 #: beyond the grace period in which a job may stop by itself, what its node needs to end it and to say so
@@ -41,7 +41,7 @@ class OverdueJobs(Duty):
 
     def _fail(self, turn: Turn, job_ids: list[str]) -> int:
         """End jobs that no node runs; how many there were."""
-        stories = {held.id: held.story for held in jobs.held(turn.tx, job_ids)}
+        stories = {held.id: held.story for held in waiting_jobs.held(turn.tx, job_ids)}
         alike: dict[str, list[str]] = defaultdict(list)
         for job_id in job_ids:
             story = stories.get(job_id)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from db.attempts import NewAttempt
 from db.first_attempts import FirstAttempt
-from db.jobs import NewJob
+from db.new_jobs import NewJob
 from tests.simulation.memory_db import attempts as memory_attempts
-from tests.simulation.memory_db import jobs as memory_jobs
+from tests.simulation.memory_db import new_jobs as memory_new_jobs
 from tests.simulation.memory_db.tables import Tx, assert_current
 
 
@@ -18,6 +18,6 @@ def accept_placed(
     assert_current(tx, epoch)
     if any(job.id in tx.tables.jobs for job in jobs):
         return {}
-    seqs = {answer.id: answer.seq for answer in memory_jobs.accept(tx, epoch, jobs)}
+    seqs = {answer.id: answer.seq for answer in memory_new_jobs.accept(tx, epoch, jobs)}
     placed = memory_attempts.assign(tx, epoch, attempts, lease_seconds)
     return {job.id: FirstAttempt(placed[job.id].token, seqs[job.id]) for job in jobs}
