@@ -62,16 +62,15 @@ class Lines:
         planned, fitting = list[Claim](), _Fitting(cluster)
         contended, theirs = fitting.nobody(), list[_Mask]()
         for queue, waiting in self._late(backlog, claims, now):
-            if contended[fitting.rows].all() and not _needs_several(queue):
+            own = claims.of(waiting.job_id)
+            if not own and contended[fitting.rows].all() and not _needs_several(queue):
                 continue
             could = fitting.of(queue)
             if could is None:
                 continue
-            own = claims.of(waiting.job_id)
             is_next = not contended[could.rows].any()
-            # A more urgent one that comes now may be one too many, and takes nobody's away by that alone.
-            is_one_too_many = not own and _count(theirs, could) >= _RESERVATIONS
-            if not is_next and (not fitting.is_big(queue) or is_one_too_many):
+            # Who has one is passed by somebody more urgent, and keeps it where that one does not take the node.
+            if not is_next and not own and (not fitting.is_big(queue) or _count(theirs, could) >= _RESERVATIONS):
                 continue
             count = max(_NODES, 2 * waiting.resources.nodes) if is_next else _NODES_BEHIND
             nodes = could.some(cluster, self._start, count)
