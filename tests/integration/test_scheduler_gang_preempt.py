@@ -142,3 +142,24 @@ def test_a_project_takes_back_with_a_gang_what_it_owns(plane):
         assert {node.take()[0].job for node in nodes} == {own}
         assert not any(plane.redis.llen(f"cyxwiz.control.{node.id}") for node in nodes), "two places were enough"
         assert plane.job(more)["state"] == "pending", "it wants more than its project owns"
+
+
+def test_a_gang_that_was_preempted_often_enough_is_left_alone(broker_url, database_url, engine):
+    once = ControlPlane(broker_url, database_url, engine, preempt_limit=1)
+    with once.scheduler():
+        nodes = [once.node(name, slots=1) for name in ("one", "two")]
+        running = gang_on(once, nodes)
+        once.submit(resources={"nodes": 2}, priority="critical")
+        for node, attempt in running:
+            leaves(node, attempt)
+        assert len({node.run().job for node in nodes}) == 1
+        again = [(node, node.take()[0]) for node in nodes]
+        assert {attempt.attempt for _, attempt in again} == {2}
+        patient = once.submit(resources={"nodes": 2}, priority="critical")
+        for _ in range(10):
+            once.client.why(patient)
+        assert not any(once.redis.llen(f"cyxwiz.control.{node.id}") for node in nodes)
+        for node, attempt in again:
+            assert node.end(attempt).committed
+        assert {node.run().job for node in nodes} == {patient}
+    once.close()

@@ -215,12 +215,22 @@ def test_of_a_gang_that_goes_for_one_place_the_other_nodes_are_used_too():
 
 
 def test_nobody_goes_for_a_place_that_a_gang_which_goes_anyway_would_free():
-    board = Board(a=capability(T4, T4), b=capability(T4, T4))
-    board.place("cheap", "a", [0], rank=0, seconds=1)
-    board.place("dear", "b", [0], rank=CRITICAL)
-    board.place_gang("gang", "ab", gpus=(1,))
-    found = board.choose(nodes=2, gpus=1)
-    assert (sorted(node_ids(found)), len(found.victims), found.awaited) == (["a", "b"], 1, {"gang", "gang.1"})
+    board = Board(**{name: capability(T4, T4) for name in "abcd"})
+    for one, other in ("ab", "cd"):
+        board.place(f"cheap-{one}", one, [0], rank=0, seconds=1)
+        board.place(f"dear-{other}", other, [0], rank=CRITICAL)
+        board.place_gang(f"gang-{one}", one + other, gpus=(1,))
+    found = board.choose(nodes=4, gpus=1)
+    assert len(found.victims) == 2
+    assert found.awaited == {"gang-a", "gang-a.1", "gang-c", "gang-c.1"}
+
+
+def test_of_several_gangs_that_go_each_is_one_victim():
+    board = Board(**{name: capability(T4) for name in "abcdef"})
+    for pair in ("ab", "cd", "ef"):
+        board.place_gang(f"gang-{pair}", pair)
+    assert len(board.choose(nodes=6, gpus=1).victims) == 3
+    assert len(board.choose(nodes=3, gpus=1).victims) == 2
 
 
 def test_places_that_are_being_cleared_for_others_are_not_for_a_gang():

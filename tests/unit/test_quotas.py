@@ -13,6 +13,7 @@ from broker.scheduler.claims import Claims
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.giving_back import UNTOUCHED, Borrower, Wish, holders, place_for
+from broker.scheduler.holder import holder
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.places import Wanted
 from broker.scheduler.preemption import Holder
@@ -126,11 +127,12 @@ def test_who_goes_anyway_counts_as_given_back() -> None:
 
 
 class Lab:
-    """A node with some GPUs, and projects that own parts of it."""
+    """Nodes with some GPUs each, and projects that own parts of them."""
 
-    def __init__(self, gpus: int, quotas: dict[str, Quota]) -> None:
+    def __init__(self, gpus: int, quotas: dict[str, Quota], nodes: str = "a") -> None:
         self.cluster = Cluster()
-        self.cluster.upsert_node("a", "a", capability(*[A100] * gpus, slots=99, cpus=99), "1")
+        for name in nodes:
+            self.cluster.upsert_node(name, name, capability(*[A100] * gpus, slots=99, cpus=99), "1")
         self.backlog = Backlog()
         self.backlog.settle(0.0, self.cluster.totals)
         for project, quota in quotas.items():
@@ -141,43 +143,46 @@ class Lab:
         self.preempted: Counter[str] = Counter()
         self.number = 0
 
-    def submit(self, project: str, gpus: int, priority: Priority) -> None:
+    def submit(self, project: str, gpus: int, priority: Priority, nodes: int = 1) -> None:
         self.number += 1
-        self.backlog.add(Waiting(f"{self.number}", self.number, Resources(gpus=gpus), priority, "", project))
+        wish = Resources(gpus=gpus, nodes=nodes)
+        self.backlog.add(Waiting(f"{self.number}", self.number, wish, priority, "", project))
 
     def place(self) -> None:
         for placement in self.placer.place(99):
             self.running[placement.job_id] = placement
 
     def end(self, job_id: str) -> Placement:
-        self.cluster.release(job_id)
-        self.backlog.discharge(job_id)
+        self.placer.drop(self.running[job_id])
         return self.running.pop(job_id)
 
     def give_back(self) -> int:
         """One owner takes his place back; how many had to go."""
         attempts = [
             Borrower(
-                id,
+                name,
                 one.waiting.project,
-                Amounts(gpus=len(one.gpu_indexes)),
-                Holder(one.waiting.priority.rank, float(self.number - one.waiting.sequence), False),
+                Amounts(gpus=gpus_of(one)),
+                Holder(one.waiting.priority.rank, float(self.number - one.waiting.sequence), False, gang=names),
                 self.preempted[id],
+                id,
             )
             for id, one in self.running.items()
+            for names in [tuple(holder(id, member.rank) for member in one.members)]
+            for name in names
         ]
         for queue in list(self.backlog):
             if not self.quotas.is_own(queue.project, queue.amounts):
                 continue
-            node = self.cluster.node("a")
-            wanted = Wanted(self.placer._shapes.of(queue.resources, queue.refused).demand, range(len(node.gpu_indexes)))
-            wish = Wish(queue.project, queue.amounts, [(node, wanted)])
+            demand = demand_of(queue.resources)
+            nodes = [(node, Wanted(demand, range(len(node.gpu_indexes)))) for node in self.cluster]
+            wish = Wish(queue.project, queue.amounts, nodes, demand.nodes)
             clearing = place_for(wish, self.quotas, attempts, MOST, {}, ())
             if clearing is None or not clearing.victims:
                 continue
             assert queue.head is not None
             self.quotas.promised[queue.head[1]] = queue.project, queue.amounts
-            for victim in clearing.victims:
+            for victim in {name.partition(".")[0] for name in clearing.victims}:
                 self.preempted[victim] += 1
                 self.backlog.add(self.end(victim).waiting)
             self.backlog.reconsider_quotas()
@@ -185,10 +190,10 @@ class Lab:
         return 0
 
     def check(self) -> None:
-        total = sum(len(one.gpu_indexes) for one in self.running.values())
+        total = sum(gpus_of(one) for one in self.running.values())
         for project in ("x", "y", "z"):
             quota = self.quotas.of(project)
-            mine = sum(len(one.gpu_indexes) for one in self.running.values() if one.waiting.project == project)
+            mine = sum(gpus_of(one) for one in self.running.values() if one.waiting.project == project)
             assert self.quotas.held(project).gpus == mine
             if quota.borrow_gpus is not None:
                 assert mine <= quota.gpus + quota.borrow_gpus
@@ -211,6 +216,10 @@ class Lab:
         kept_up.remove("y")
         new.remove("y")
         assert [new.admits(*wish) for wish in wishes] == [kept_up.admits(*wish) for wish in wishes]
+
+
+def gpus_of(placement: Placement) -> int:
+    return sum(len(member.gpu_indexes) for member in placement.members)
 
 
 few = st.one_of(st.none(), st.integers(0, 3))
@@ -263,6 +272,62 @@ def test_what_is_borrowed_comes_back_and_what_is_kept_stays_free(
             excess = sum(lab.quotas.borrowed(name).gpus for name in "xyz" if name != queue.project)
             assert not borrowed or excess < queue.amounts.gpus, (queue.project, lab.running)
     lab.check_sums()
+
+
+@given(
+    owns=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    lends=st.tuples(few, few),
+    moves=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from("xyz"), st.integers(1, 2), st.sampled_from(Priority), st.integers(1, 3)),
+            st.integers(0, 30),
+        ),
+        max_size=30,
+    ),
+)
+@settings(max_examples=examples(100), deadline=None)
+def test_gangs_take_back_what_they_own_together_and_go_together(
+    owns: tuple[int, int], lends: tuple[int | None, int | None], moves: list
+) -> None:
+    quotas = {name: Quota(gpus=own, lend_gpus=lend) for name, own, lend in zip("xy", owns, lends, strict=True)}
+    lab = Lab(3, quotas, nodes="abc")
+    for move in moves:
+        if isinstance(move, tuple):
+            lab.submit(*move)
+        elif lab.running:
+            lab.end(sorted(lab.running)[move % len(lab.running)])
+        lab.place()
+        lab.check()
+        rounds = 0
+        while lab.give_back():
+            lab.place()
+            lab.check()
+            rounds += 1
+            assert rounds <= 9 * MOST, "places go to and fro"
+        for placement in lab.running.values():
+            assert len({member.node_id for member in placement.members}) == placement.waiting.resources.nodes
+
+
+def test_of_a_gang_all_members_may_have_to_go_or_none() -> None:
+    quotas = quotas_of(8, {"y": 5}, x=Quota(gpus=4), y=Quota(gpus=3))
+    gang = [borrower(name, gpus=2, seconds=50)._replace(lead="gang") for name in ("gang", "gang.1")]
+    attempts = [borrower("old", seconds=99), *gang, borrower("young", seconds=1)]
+    found = holders(quotas, "x", GPU, attempts, MOST)
+    assert {name for name, one in found.items() if one.rank < UNTOUCHED} == {"young", "gang", "gang.1"}
+
+
+def test_a_gang_gets_its_own_back_on_all_its_nodes_or_asks_for_nothing() -> None:
+    lab = Lab(2, {"x": Quota(gpus=2)}, nodes="ab")
+    for _ in range(4):
+        lab.submit("y", 1, Priority.NORMAL)
+    lab.place()
+    lab.submit("x", 2, Priority.NORMAL, nodes=2)
+    assert lab.give_back() == 0, "it wants more than x owns"
+    lab.submit("x", 1, Priority.NORMAL, nodes=2)
+    assert lab.give_back() == 2
+    lab.place()
+    assert Counter(one.waiting.project for one in lab.running.values()) == {"x": 1, "y": 2}
+    lab.check()
 
 
 @pytest.mark.parametrize("priority", [Priority.LOW, Priority.HIGH])
