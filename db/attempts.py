@@ -19,16 +19,23 @@ from db.rows import batch, storable
 
 
 @dataclass
-class NewAttempt:
-    """A place that was chosen for a pending job. Sizes are bytes, taken out of the node's while it runs."""
+class Place:
+    """Where something was placed, and what it takes out of the node's while it runs."""
 
-    job_id: str
     node_id: str
     incarnation: str
-    gpus: Sequence[int] = ()
-    gpu_memory_bytes: int = 0
-    cpus: int = 0
-    ram_bytes: int = 0
+    #: NVML's indexes
+    gpus: Sequence[int]
+    gpu_memory_bytes: int
+    cpus: int
+    ram_bytes: int
+
+
+@dataclass(kw_only=True)
+class NewAttempt(Place):
+    """A place that was chosen for a pending job."""
+
+    job_id: str
     #: why this node: what `why` shows
     scores: dict[str, Any] | None = None
 

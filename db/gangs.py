@@ -13,24 +13,18 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from db.attempts import Start
+from db.attempts import Place, Start
 from db.moves import LIVE
 from db.reports import check_ids, check_number
 from db.rows import batch, readable
 
 
-@dataclass
-class NewMember:
-    """A place for one member of a gang that was just placed; `lead` is the token of the gang's attempt. In bytes."""
+@dataclass(kw_only=True)
+class NewMember(Place):
+    """A place for one member of a gang that was just placed; `lead` is the token of the gang's attempt."""
 
     lead: int
     rank: int
-    node_id: str
-    incarnation: str
-    gpus: Sequence[int] = ()
-    gpu_memory_bytes: int = 0
-    cpus: int = 0
-    ram_bytes: int = 0
 
 
 _PLACE = text(

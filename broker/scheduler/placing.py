@@ -56,16 +56,7 @@ def _place_members(turn: Turn, placements: list[Placement], assigned: dict[str, 
     tokens = gangs.place(
         turn.tx,
         [
-            NewMember(
-                lead,
-                member.rank,
-                member.node_id,
-                member.incarnation,
-                member.gpu_indexes,
-                member.gpu_memory_bytes,
-                member.cpus,
-                member.ram_bytes,
-            )
+            NewMember(*_place(member), lead=lead, rank=member.rank)
             for lead, placement in placed
             for member in placement.members
         ],
@@ -122,13 +113,8 @@ def announce(turn: Turn, placement: Placement, live: Live) -> None:
 
 def new_attempt(placement: Placement) -> NewAttempt:
     return NewAttempt(
+        *_place(placement),
         job_id=placement.job_id,
-        node_id=placement.node_id,
-        incarnation=placement.incarnation,
-        gpus=placement.gpu_indexes,
-        gpu_memory_bytes=placement.gpu_memory_bytes,
-        cpus=placement.cpus,
-        ram_bytes=placement.ram_bytes,
         scores={
             "score": round(placement.score, 4),
             "parts": {name: round(part, 4) for name, part in placement.parts._asdict().items() if part is not None},
@@ -137,3 +123,9 @@ def new_attempt(placement: Placement) -> NewAttempt:
             **({"gang": [member.node_name for member in placement.members]} if placement.others else {}),
         },
     )
+
+
+def _place(placement: Placement) -> tuple[str, str, tuple[int, ...], int, int, int]:
+    """The fields of `db.attempts.Place`."""
+    sizes = (placement.gpu_memory_bytes, placement.cpus, placement.ram_bytes)
+    return placement.node_id, placement.incarnation, placement.gpu_indexes, *sizes

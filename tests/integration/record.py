@@ -168,7 +168,9 @@ class Record:
         return self.accept(new_job(**values))[0].job_id
 
     def assign(self, *ids: str) -> dict[str, Assigned]:
-        places = [NewAttempt(id, self.node_id, "i1", (0,), 1 << 30, 1, 1 << 30, {"fit": 1.0}) for id in ids]
+        places = [
+            NewAttempt(self.node_id, "i1", (0,), 1 << 30, 1, 1 << 30, job_id=id, scores={"fit": 1.0}) for id in ids
+        ]
         return self.do(attempts.assign, self.epoch, places, LEASE_SECONDS)
 
     def start(self, *places: Assigned) -> set[int]:

@@ -13,7 +13,16 @@ from tests.integration.record import LEASE_SECONDS, new_job
 
 def place(record, *new, epoch=None):
     places = [
-        NewAttempt(job.id, record.node_id, "i1", (0, 1), 1 << 30, 2, 1 << 31, {"score": 0.5, "next": [["b", 0.4]]})
+        NewAttempt(
+            record.node_id,
+            "i1",
+            (0, 1),
+            1 << 30,
+            2,
+            1 << 31,
+            job_id=job.id,
+            scores={"score": 0.5, "next": [["b", 0.4]]},
+        )
         for job in new
     ]
     return record.do(first_attempts.accept_placed, epoch or record.epoch, new, places, LEASE_SECONDS)

@@ -22,7 +22,7 @@ def gang(record) -> tuple[Assigned, list[int]]:
     lead = record.assign(id)[id]
     other = record.register(name="two")
     members = [
-        NewMember(lead.token, rank, node, "i1", (0,), 1 << 30, 1, 1 << 30)
+        NewMember(node, "i1", (0,), 1 << 30, 1, 1 << 30, lead=lead.token, rank=rank)
         for rank, node in enumerate((record.node_id, other))
     ]
     tokens = record.do(gangs.place, members)

@@ -304,7 +304,9 @@ class RecordMachine(RuleBasedStateMachine):
         if self.jobs and which[0] == 0:
             new[-1] = self._job(which[-1])
         ids = [job.id for job in new]
-        places = [NewAttempt(id, self.nodes[0], "i1", (0,), 1 << 30, 1, 1 << 30, {"fit": 1.0}) for id in ids]
+        places = [
+            NewAttempt(self.nodes[0], "i1", (0,), 1 << 30, 1, 1 << 30, job_id=id, scores={"fit": 1.0}) for id in ids
+        ]
         with fences_itself(self.connection) as tx:
             real = first_attempts.accept_placed(tx, self.epoch, new, places, 3600.0)
         self.tables.next_token = lambda job_id: real[job_id].token  # type: ignore[method-assign]
@@ -315,7 +317,7 @@ class RecordMachine(RuleBasedStateMachine):
         self.attempts += [Assigned(id, real[id].token, 1, self.nodes[0]) for id in ids if id in real]
 
     def _assign(self, ids: list[str], node_id: str, lease_seconds: float) -> list[Assigned]:
-        places = [NewAttempt(id, node_id, "i1", (0,), 1 << 30, 1, 1 << 30, {"fit": 1.0}) for id in ids]
+        places = [NewAttempt(node_id, "i1", (0,), 1 << 30, 1, 1 << 30, job_id=id, scores={"fit": 1.0}) for id in ids]
         with fenced(self.connection, self.epoch) as tx:
             real = attempts.assign(tx, self.epoch, places, lease_seconds)
         highest = max((known.token for known in self.attempts), default=0)
