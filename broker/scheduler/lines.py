@@ -102,7 +102,7 @@ def _heads(backlog: Backlog, claims: Claims) -> list[tuple[Queue, Waiting]]:
     moment to the next.
     """
     reserved = {claim.job_id: number for number, claim in enumerate(claims) if not claim.clearing}
-    found = [(queue, queue.find(job_id)) for job_id in reserved for queue in backlog if job_id in queue]
+    found = [(queue, queue.find(job_id)) for job_id in reserved if (queue := backlog.queue_of(job_id)) is not None]
     next_ones = [(queue, queue.find(queue.head[1])) for queue in islice(backlog, _KINDS) if queue.head]
     found += [one for one in next_ones if one[1].job_id not in claims]
     found = [one for one in found if not one[0].is_held_back]
