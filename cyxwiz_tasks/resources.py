@@ -106,6 +106,11 @@ class Resources(BaseModel):
         """The same whatever the order in which they were written, so that there is one shape."""
         return dict(sorted(value.items()))
 
+    @field_validator("exclude_nodes")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value)))
+
     @field_validator("prefer", mode="before")
     @classmethod
     def _preferences(cls, value: Any) -> Any:

@@ -150,6 +150,14 @@ def test_requirements_come_back_out_of_their_shape(resources: Resources) -> None
     assert found.shape == resources.shape
 
 
+def test_equal_requirements_are_one_shape_in_whatever_order_they_were_written() -> None:
+    first = Resources.parse({"labels": {"rack": "b2", "tier": "gold"}, "exclude_nodes": ["n2", "n1"], "cpus": 2})
+    second = Resources.parse({"cpus": 2, "exclude_nodes": ["n1", "n2", "n1"], "labels": {"tier": "gold", "rack": "b2"}})
+    assert first == second
+    assert first.shape == second.shape
+    assert first.shape != Resources.parse({"labels": {"rack": "b2", "tier": "gold"}, "cpus": 2}).shape
+
+
 def test_labels_that_python_calls_equal_are_told_apart() -> None:
     cluster = Cluster()
     for name, value in {"one": 1, "true": True, "float": 1.0}.items():
