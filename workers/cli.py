@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import SecretStr
 
 from cyxwiz_tasks.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from workers.node import JobPaths
 
 _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
 
@@ -56,89 +62,70 @@ _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="The node's folder. Default: CYXWIZ_HOME."
 )
-def worker(
-    name: str | None,
-    slots: int | None,
-    labels: tuple[str, ...],
-    share: str,
-    region: str | None,
-    address: str | None,
-    accept: str | None,
-    hours: str | None,
-    timezone: str | None,
-    paths: tuple[str, ...],
-    preload: tuple[str, ...],
-    data: tuple[str, ...],
-    submitted_paths: bool,
-    home: Path | None,
-) -> None:
+def worker(home: Path | None, **options: Any) -> None:
     """Run a node: take jobs from the queue and run each in a process of its own.
 
     The broker is CYXWIZ_BROKER_URL, or the stack that `cyxwiz up` runs here. A first SIGTERM or Ctrl-C gives running
     jobs back to the queue and ends in order; a second ends at once.
     """
     _set_up_logging()
-    chosen = settings() if home is None else settings().model_copy(update={"home": home.resolve()})
-    code = paths or (str(Path.cwd()),)
-    status = _run(
-        chosen,
-        name,
-        slots,
-        labels,
-        share,
-        region,
-        address,
-        accept,
-        hours,
-        timezone,
-        code,
-        preload,
-        data,
-        submitted_paths,
-    )
-    sys.exit(status)
+    chosen = settings()
+    if home is not None:
+        # The node's own folder is elsewhere, the stack is still the one that runs here.
+        chosen = chosen.model_copy(update={"home": home.resolve(), "broker_url": SecretStr(chosen.broker())})
+    sys.exit(_run(chosen, NodeOptions(**options)))
 
 
-def _run(
-    chosen: Settings,
-    name: str | None,
-    slots: int | None,
-    labels: tuple[str, ...],
-    share: str,
-    region: str | None,
-    address: str | None,
-    accept: str | None,
-    hours: str | None,
-    timezone: str | None,
-    code: tuple[str, ...],
-    preload: tuple[str, ...],
-    data: tuple[str, ...],
-    submitted_paths: bool,
-) -> int:
+@dataclass(frozen=True)
+class NodeOptions:
+    """What `cyxwiz worker` was told of its node, as it was written."""
+
+    name: str | None
+    slots: int | None
+    labels: tuple[str, ...]
+    share: str
+    region: str | None
+    address: str | None
+    accept: str | None
+    hours: str | None
+    timezone: str | None
+    paths: tuple[str, ...]
+    preload: tuple[str, ...]
+    data: tuple[str, ...]
+    submitted_paths: bool
+
+    @property
+    def job_paths(self) -> JobPaths:
+        from workers.node import JobPaths
+
+        code = self.paths or (str(Path.cwd()),)
+        return JobPaths(code=code, data=self.data or code, trust_submitters=self.submitted_paths, preload=self.preload)
+
+
+def _run(chosen: Settings, options: NodeOptions) -> int:
     from workers.accept import checked_accept
     from workers.agent import run_node
     from workers.capabilities import detect_capability
-    from workers.checkpoint_place import checkpoint_place
     from workers.gpus import find_gpus
     from workers.hours import checked_hours
     from workers.labels import parse_labels
     from workers.measurements import measured
     from workers.network import address_towards
-    from workers.node import JobPaths
     from workers.node_folder import NodeFolder
     from workers.share import Share, SharedGpus
 
     # Fails here, with a sentence, where there is no stack.
-    address = address or address_towards(chosen.broker())
-    part, declared = Share.parse(share), parse_labels(labels)
-    conditions = checked_accept(accept) | checked_hours(hours, timezone)
+    address = options.address or address_towards(chosen.broker())
+    part, labels = Share.parse(options.share), parse_labels(options.labels)
+    conditions = checked_accept(options.accept) | checked_hours(options.hours, options.timezone)
     gpus = SharedGpus(find_gpus(), part)
-    folder = NodeFolder(chosen.home, name)
-    capability = detect_capability(gpus, folder.path, slots=slots, region=region, labels=declared, address=address)
-    capability = capability.model_copy(update=conditions | {"checkpoint_place": checkpoint_place(chosen)})
-    job_paths = JobPaths(code=code, data=data or code, trust_submitters=submitted_paths, preload=preload)
+    folder = NodeFolder(chosen.home, options.name)
+    capability = detect_capability(
+        gpus, folder.path, slots=options.slots, region=options.region, labels=labels, address=address
+    )
+    capability = capability.model_copy(update=conditions)
     _drop_credentials()
-    return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, job_paths, chosen)
+    return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, options.job_paths, chosen)
 
 
 def _drop_credentials() -> None:

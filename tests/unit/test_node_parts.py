@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.protocol.controls import Stop
@@ -17,8 +18,10 @@ from cyxwiz_tasks.protocol.names import REPORTS
 from cyxwiz_tasks.protocol.reports import REPORT, Running
 from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.runtime.pipe import Pipe, encode_value
+from cyxwiz_tasks.settings import settings
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest
+from workers.cli import worker
 from workers.consumer import _loop as consumer_loop
 from workers.failure import stand_in
 from workers.hung import Pace
@@ -270,3 +273,23 @@ def test_kombu_stumbling_over_a_closed_connection_is_a_lost_connection_and_nothi
         consumer_loop(loop_of("kombu.transport.redis"))
     with pytest.raises(AttributeError):
         consumer_loop(loop_of("workers.somewhere"))
+
+
+def test_a_node_whose_folder_is_elsewhere_joins_the_stack_that_runs_here(tmp_path, monkeypatch):
+    stack = tmp_path / "stack"
+    stack.mkdir()
+    (stack / "stack.json").write_text('{"broker_url": "redis://127.0.0.1:1/0"}')
+    monkeypatch.setenv("CYXWIZ_HOME", str(stack))
+    monkeypatch.delenv("CYXWIZ_BROKER_URL", raising=False)
+    runs = []
+    monkeypatch.setattr("workers.cli._set_up_logging", lambda: None)
+    monkeypatch.setattr("workers.cli._run", lambda chosen, options: runs.append((chosen, options)))
+    settings.cache_clear()
+    try:
+        found = CliRunner().invoke(worker, ["--home", str(tmp_path / "disk"), "--name", "n", "--label", "a=1"])
+    finally:
+        settings.cache_clear()
+    assert found.exit_code == 0, found.output
+    [(chosen, options)] = runs
+    assert (chosen.home, chosen.broker()) == (tmp_path / "disk", "redis://127.0.0.1:1/0")
+    assert (options.name, options.labels, options.share) == ("n", ("a=1",), "1/1")
