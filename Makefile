@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench property simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
+.PHONY: help install run up lint format test test-quick bench property worlds simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: install  ## measure against yardsticks in the same run (ONLY=name for one
 property: install  ## generated clusters and workloads, EXAMPLES=20000 of each property (ONLY="tests/unit/test_quotas.py ...")
 	CYXWIZ_TEST_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/pytest --hypothesis-profile=long --timeout 0 --durations 0 \
 	  $(or $(ONLY),$(PROPERTIES))
+
+worlds: install  ## small clusters and workloads played to the end, and all that is promised of placement (WORLDS=20000, or SEED=n)
+	$(BIN)/python -m tests.worlds $(if $(SEED),--seed $(SEED),--worlds $(or $(WORLDS),20000))
 
 simulate: install  ## hours of clusters on a simulated clock, one for each seed (SEEDS=5000, or SEED=n with its trace)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
