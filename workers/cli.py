@@ -106,6 +106,7 @@ def _run(chosen: Settings, options: NodeOptions) -> int:
     from workers.accept import checked_accept
     from workers.agent import run_node
     from workers.capabilities import detect_capability
+    from workers.checkpoint_place import checkpoint_place
     from workers.gpus import find_gpus
     from workers.hours import checked_hours
     from workers.labels import parse_labels
@@ -123,7 +124,7 @@ def _run(chosen: Settings, options: NodeOptions) -> int:
     capability = detect_capability(
         gpus, folder.path, slots=options.slots, region=options.region, labels=labels, address=address
     )
-    capability = capability.model_copy(update=conditions)
+    capability = capability.model_copy(update=conditions | {"checkpoint_place": checkpoint_place(chosen)})
     _drop_credentials()
     return run_node(folder, part.of_capability(measured(capability, folder.path)), gpus, options.job_paths, chosen)
 
