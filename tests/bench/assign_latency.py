@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import redis
 
 from cyxwiz_tasks import Client
 from tests.bench.declared_stack import dsn, scheduler, servers, told
 from tests.bench.end_to_end_placement import DEMANDS
 from tests.bench.full_record import fill
+from tests.bench.playing_nodes import HEARD_KEY
 from tests.bench.row import Row
 
 NODES, SECONDS, WARM_UP_SECONDS = 1000, 60.0, 10.0
 SUBMISSIONS_PER_SECOND = 100
+_PATIENCE_SECONDS = 20.0
 
 
 def measure(nodes: int = NODES, seconds: float = SECONDS) -> Iterator[Row]:
@@ -29,12 +33,20 @@ def measure(nodes: int = NODES, seconds: float = SECONDS) -> Iterator[Row]:
         ):
             leader.ready(60)
             with told("playing_nodes", environment, ids) as players:
-                time.sleep(2)
+                _wait_until_heard(environment, 0)
                 sent = _submit(client, seconds + WARM_UP_SECONDS)
-                time.sleep(2)
+                _wait_until_heard(environment, int((seconds + WARM_UP_SECONDS) * SUBMISSIONS_PER_SECOND))
                 players.terminate()
                 heard: dict[str, float] = json.loads(players.communicate(timeout=20)[0])
     yield _row(sent, heard, nodes)
+
+
+def _wait_until_heard(environment: Mapping[str, str], count: int) -> None:
+    """Until the players have heard of so many placements; after the deadline `_row` says what is missing."""
+    broker, gives_up_at = redis.Redis.from_url(environment["CYXWIZ_BROKER_URL"]), time.monotonic() + _PATIENCE_SECONDS
+    with broker:
+        while int(broker.get(HEARD_KEY) or -1) < count and time.monotonic() < gives_up_at:
+            time.sleep(0.05)
 
 
 def _submit(client: Client, seconds: float) -> dict[str, float]:
