@@ -87,6 +87,8 @@ class Preparation:
         if "after" in ours:
             # Handles know their client, which nobody could copy.
             ours["after"] = parse_after(ours["after"])
+            if member is None and any(after.kind == "match" for after in ours["after"]):
+                raise InvalidJob("after", "match is between two arrays, and this is one job", "Write ok, any or fail")
         given = options.get("id")
         job_id = new_id() if given is None else parse_id(given)
         texts: dict[str, Any] = {name: check_text(name, ours[name]) for name in _GAPS if name in ours}

@@ -34,8 +34,9 @@ def set_quota(tx: Connection, project: str, quota: dict[str, Any]) -> None:
 _REMOVE = text("DELETE FROM quotas WHERE project = :project")
 
 
-def remove(tx: Connection, project: str) -> None:
-    tx.execute(_REMOVE, {"project": project})
+def remove(tx: Connection, project: str) -> bool:
+    """Let a project have no quota; whether it had one."""
+    return bool(tx.execute(_REMOVE, {"project": project}).rowcount)
 
 
 _PREEMPTED = text(

@@ -152,7 +152,7 @@ def why(
             found.sentences.append(f"{_nodes(len(refusing))} {do} not take such a job: {whom_they_take(refusing)}.")
         if sequence is not None:
             found.sentences += _sentences_on_limits(found, backlog, owner)
-            found.sentences += _sentences_on_quotas(found, backlog, project, resources)
+        found.sentences += _sentences_on_quotas(found, backlog, project, resources)
     else:
         found.sentences += _sentences_on_misfit(found, cluster, resources, refused)
     return found
@@ -230,8 +230,10 @@ def _sentences_on_line(found: Explanation, fitting: list[tuple[Node, list[int]]]
     short = _shortage_words(found, fitting)
     said = [f"{fit} ({names}), none with room now: {', '.join(short)}."]
     line = f"{_jobs(found.ahead)} in line before it; it" if found.ahead else "It is the next in line: it"
-    when = " or a node opens" if found.closed else ""
-    said.append(f"{line} starts when a job there ends{when}, or on another such node: start a worker there.")
+    whens = ["a job there ends"] if found.short or found.last_resort else []
+    whens += ["a node opens"] if found.closed else []
+    when = " or ".join(whens or ["one of them takes work again"])
+    said.append(f"{line} starts when {when}, or on another such node: start a worker there.")
     return said + _sentences_on_ahead(found)
 
 
@@ -270,6 +272,9 @@ def _shortage_words(found: Explanation, fitting: list[tuple[Node, list[int]]]) -
     for cordon, count in found.cordoned.items():
         last_resort = found.last_resort and cordon == Cordon.QUARANTINED
         takes = "a last resort: one job at a time there" if last_resort else "no new work there"
+        if cordon == Cordon.DRAINING:
+            names = [node.name for node, _ in fitting if node.cordon == Cordon.DRAINING]
+            takes += f" until `cyxwiz undrain {names[0] if len(names) == 1 else 'NODE'}`"
         short.append(f"{count} {_CORDON_WORDS[Cordon(cordon)]}, {takes}")
     if found.closed:
         short.append(f"{found.closed} outside {'its' if found.closed == 1 else 'their'} hours, {_opening(fitting)}")
@@ -330,6 +335,10 @@ def _closest(cluster: Cluster, resources: Resources, refused: Refused) -> list[N
     return [cluster.node_at(int(rows[at])) for at in order[:NODES]]
 
 
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
 def _nodes(count: int) -> str:
     return "1 node" if count == 1 else f"{count} nodes"
 
@@ -344,6 +353,8 @@ def _sentences_on_limits(found: Explanation, backlog: Backlog, owner: str) -> li
         return []
     found.running_limit = person.running_limit
     whose = owner or "its owner"
+    if not person.running_limit:
+        return [f"No job of {whose} may run now: `cyxwiz limit {quote(owner)} --running N` allows N."]
     return [
         f"It starts when another job of {whose} ends: {person.running} run, and {person.running_limit} may "
         f"(`cyxwiz limit {quote(owner)} --running N`)."
@@ -353,13 +364,16 @@ def _sentences_on_limits(found: Explanation, backlog: Backlog, owner: str) -> li
 def _sentences_on_quotas(found: Explanation, backlog: Backlog, project: str, resources: Resources) -> list[str]:
     quotas, amounts = backlog.shares.quotas, amounts_of(expected(demand_of(resources)))
     own, held = quotas.of(project), quotas.held(project)
-    has = f"{held.gpus} GPUs and {held.cpus} cores, and owns {own.gpus} and {own.cpus}"
+    has = f"{_gpus(held.gpus)} and {held.cpus} cores, and owns {own.gpus} and {own.cpus}"
     if not quotas.admits(project, amounts):
         found.quota = "reached"
         why = "more is not to be borrowed now"
         if quotas.is_own(project, amounts):
             why = "what is free is others' own, and it gets its own once they have given back what they borrowed"
-        return [f"Project {project or 'without a name'} holds {has}: {why} (`cyxwiz quotas`)."]
+        return [
+            f"Project {project or 'without a name'} holds {has}: {why}. `cyxwiz quotas` shows who has what, and "
+            f"`cyxwiz quota set {quote(project)} --gpus N --cpus N` lets it own more."
+        ]
     if quotas.borrows(project):
         found.quota = "borrows"
         return [

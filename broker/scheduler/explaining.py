@@ -42,9 +42,8 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
     if page["id"] in turn.memory.dependencies:
         return known | {"text": _waits_for(dependencies.of_job(turn.tx, page["id"]))}
     if (at_most := turn.memory.arrays.limit_of(page["id"])) is not None:
-        told = (
-            f"The job waits for another job of its array to end: {at_most} of them are at work, which is its at_most."
-        )
+        are = "1 of them is" if at_most == 1 else f"{at_most} of them are"
+        told = f"The job waits for another job of its array to end: {are} at work, which is its at_most."
         return known | {"text": " ".join([told, *before])}
     if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
@@ -70,6 +69,10 @@ def _estimate(
     if resources.nodes > 1:
         found.estimate = Estimate(start=None, basis="for jobs on several nodes nobody counts it")
         return
+    if waiting is None and found.quota == "reached":
+        found.estimate = Estimate(start=None, basis="it would wait for the quota of its project")
+        found.sentences.append(str(found.estimate))
+        return
     history = History(durations.recent(turn.tx))
     names = partial(durations.names, turn.tx)
     found.estimate = estimate(turn.memory, history, names, resources, applicant, waiting)
@@ -85,7 +88,9 @@ def _waits_for(rows: list[dict[str, Any]]) -> str:
     unmet = [row for row in rows if row["met_at"] is None]
     named = ", ".join(f"{_what(row)} {_ENDS[row['kind']]}" for row in unmet[:_NAMED])
     more = f", and {len(unmet) - _NAMED} more" if len(unmet) > _NAMED else ""
-    return f"The job waits for {named}{more}."
+    next_one = next((row["id"] for row in unmet if row["state"] != "array"), None)
+    hint = f" `cyxwiz why {next_one}` says where that one is." if next_one is not None else ""
+    return f"The job waits for {named}{more}.{hint}"
 
 
 def _what(row: dict[str, Any]) -> str:
@@ -118,8 +123,13 @@ def _sentence(page: dict[str, Any]) -> str:
     if state in TERMINAL_JOB_STATES:
         where = f" on node {node}" if node else ""
         why = f": {page['message']}" if page["message"] else ""
-        return f"The job is {state}{where}{why}{'' if why.endswith('.') else '.'}"
-    return f"The job is held until somebody releases it: {(page['message'] or page['cause']).rstrip('.')}."
+        more = ""
+        if state == JobState.FAILED:
+            more = f" `cyxwiz job {page['id']}` shows all of it, `cyxwiz logs {page['id']}` what it wrote."
+        return f"The job is {state}{where}{why}{'' if why.endswith('.') else '.'}{more}"
+    told = (page["message"] or page["cause"]).rstrip(".").removeprefix("held, ")
+    told = told.replace("release ID", f"release {page['id']}")
+    return f"The job is held until somebody releases it: {told}."
 
 
 def _checkpoint(memory: Memory, page: dict[str, Any]) -> list[str]:

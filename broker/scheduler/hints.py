@@ -23,7 +23,15 @@ class _Asked(NamedTuple):
 
     @property
     def nobody(self) -> str:
-        return f"{self.nodes[0].name} does not have" if len(self.nodes) == 1 else "No node here has"
+        return f"{self.nodes[0].name} does not have" if self.is_one else "No node here has"
+
+    @property
+    def is_one(self) -> bool:
+        return len(self.nodes) == 1
+
+    def has(self, name: str, most: str = "") -> str:
+        """Of all nodes, which one has `most`; of a single one there is no need for its name again."""
+        return "it has" if self.is_one else f"{name} has{most}"
 
 
 def hint(name: str, nodes: Iterable[Node], resources: Resources, only: Node | None = None) -> str:
@@ -40,7 +48,7 @@ def _gpus(asked: _Asked) -> str:
     if has == 0:
         return f'{asked.nobody} a GPU. Ask for device="cpu" and no GPU, or start a worker on a machine with one.'
     return (
-        f"{asked.nobody} {asked.resources.gpus} GPUs: {most.name} has {has}. "
+        f"{asked.nobody} {asked.resources.gpus} GPUs: {asked.has(most.name)} {has}. "
         f"Ask for gpus={has}, or start a worker on a bigger machine."
     )
 
@@ -58,10 +66,11 @@ def _gpu_memory(asked: _Asked) -> str:
     if largest < limits.min_bytes:
         size = show_size(largest)
         change = f'Ask for gpu_memory="{size}", or start a worker on a machine with a larger GPU.'
-        return f"{said}: the largest has {size}, on {best.name}. {change}"
+        return f"{said}: the largest has {size}{'' if asked.is_one else f', on {best.name}'}. {change}"
     least = min(able, key=lambda node: sorted(node.gpu_memory)[wanted - 1])
     size = show_size(rounded(sorted(least.gpu_memory)[wanted - 1], ceil))
-    return f'{said}: the smallest has {size}, on {least.name}. Ask for gpu_memory="..{size}".'
+    where = "" if asked.is_one else f", on {least.name}"
+    return f'{said}: the smallest has {size}{where}. Ask for gpu_memory="..{size}".'
 
 
 def rounded(size_bytes: int, to_whole: Callable[[float], int]) -> int:
@@ -128,6 +137,8 @@ def _place(asked: _Asked) -> str:
     ]
     there = _distinct(value for value in has if value is not None)
     wanted = getattr(asked.resources, asked.name)
+    if not there:
+        return f"{asked.nobody} a {asked.name}. Leave it out, or start a worker with --{asked.name}."
     return f'{asked.nobody} {asked.name} "{wanted}": there {_are(there)}. {_one_of(asked)}'
 
 
@@ -141,30 +152,33 @@ def _amount(asked: _Asked) -> str:
     said = f'{asked.nobody} {asked.name}="{getattr(asked.resources, asked.name)}" of {what}'
     if sizes[most] < wanted.min_bytes:
         size = show_size(rounded(sizes[most], floor))
-        return f'{said}: {most} has most, {size}. Ask for {asked.name}="{size}", or start a worker on a bigger machine.'
+        change = f'Ask for {asked.name}="{size}", or start a worker on a bigger machine.'
+        return f"{said}: {asked.has(most, ' most,')} {size}. {change}"
     size = show_size(rounded(sizes[least], ceil))
-    return f'{said}: {least} has least, {size}. Ask for {asked.name}="..{size}".'
+    return f'{said}: {asked.has(least, " least,")} {size}. Ask for {asked.name}="..{size}".'
 
 
 def _cpus(asked: _Asked) -> str:
     most = max(asked.nodes, key=lambda node: node.capability.cpu_cores)
     has = most.capability.cpu_cores
     return (
-        f"{asked.nobody} {asked.resources.cpus} CPU cores: {most.name} has {has}. "
+        f"{asked.nobody} {asked.resources.cpus} CPU cores: {asked.has(most.name)} {has}. "
         f"Ask for cpus={has}, or start a worker on a bigger machine."
     )
 
 
 def _node(asked: _Asked) -> str:
-    if len(asked.nodes) == 1:
-        return f'{asked.nodes[0].name} is not node="{asked.resources.node}". Leave it out.'
+    if asked.is_one:
+        name = asked.nodes[0].name
+        return f'{name} is not node="{asked.resources.node}". Ask for node="{name}", leave it out, or start that node.'
     there = _distinct(node.name for node in asked.nodes)
     return f'node="{asked.resources.node}" is the name or id of none of them: there {_are(there)}. {_one_of(asked)}'
 
 
 def _excluded(asked: _Asked) -> str:
     there = _distinct(node.name for node in asked.nodes)
-    return f"exclude_nodes refuses {', '.join(there)}. Take one of them off, or start a worker on another machine."
+    off = "Take it off" if len(there) == 1 else "Take one of them off"
+    return f"exclude_nodes refuses {', '.join(there)}. {off}, or start a worker on another machine."
 
 
 def _label(asked: _Asked) -> str:
@@ -196,7 +210,7 @@ def _are(there: list[str]) -> str:
 
 
 def _accept(asked: _Asked) -> str:
-    if len(asked.nodes) == 1:
+    if asked.is_one:
         [node] = asked.nodes
         said = f"{node.name} does not take such a job of this owner: it takes {node.capability.accept}"
     else:

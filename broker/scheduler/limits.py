@@ -50,16 +50,17 @@ class Limits:
 
 
 def too_many_waiting(owner: str, limit: int) -> LimitReached:
-    name = quote(owner)
+    name, jobs = quote(owner), "job" if limit == 1 else "jobs"
     return LimitReached(
-        f"waiting: {owner or 'this owner'} may have {limit} jobs waiting, and has. Submit again when some have "
+        f"waiting: {owner or 'this owner'} may have {limit} {jobs} waiting, and has. Submit again when some have "
         f"started: `cyxwiz jobs --owner {name} --state pending` lists them, and `cyxwiz limit {name} --waiting N` "
         "allows more"
     )
 
 
 def too_many_submissions(owner: str, per_minute: float) -> LimitReached:
+    jobs = "job" if per_minute == 1 else "jobs"
     return LimitReached(
-        f"per_minute: {owner or 'this owner'} may submit {per_minute:g} jobs a minute. Submit again in a minute; "
+        f"per_minute: {owner or 'this owner'} may submit {per_minute:g} {jobs} a minute. Submit again in a minute; "
         f"`cyxwiz limit {quote(owner)} --per-minute N` allows more"
     )

@@ -8,7 +8,7 @@ from typing import Any
 from broker.scheduler.log_lines import line
 from broker.scheduler.quotas import Quota
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.errors import InvalidSettings
+from cyxwiz_tasks.errors import InvalidSettings, NotFound
 from cyxwiz_tasks.protocol.commands import SetQuota
 from db import quotas as recorded
 
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 def set_quota(turn: Turn, command: SetQuota) -> dict[str, Any]:
-    """Change a project's quota, or remove it. Returns it. Raises InvalidSettings."""
+    """Change a project's quota, or remove it. Returns it. Raises InvalidSettings, and NotFound if there is none."""
     shares, backlog = turn.memory.shares, turn.memory.backlog
     quota: Quota | None = None
     if command.changes is not None:
         quota = _changed(shares.quotas.of(command.project), command.changes)
         recorded.set_quota(turn.tx, command.project, quota._asdict())
-    else:
-        recorded.remove(turn.tx, command.project)
+    elif not recorded.remove(turn.tx, command.project):
+        raise NotFound(f"project {command.project} has no quota: `cyxwiz quotas` lists those there are")
     shares.set_quota(command.project, quota)
     backlog.reconsider_quotas()
     turn.memory.settle()
@@ -53,11 +53,12 @@ def _changed(quota: Quota, changes: dict[str, float | None]) -> Quota:
             raise InvalidSettings(f"{name}: there are {', '.join(Quota._fields)}")
         if name == "weight":
             if value is None or value <= 0:
-                raise InvalidSettings(f"weight: {value} is not above 0: with 2, a project gets twice as much as with 1")
+                shown = "none" if value is None else f"{value:g}"
+                raise InvalidSettings(f"weight: {shown} is not above 0: write a number, 2 for twice as much as 1")
         elif value is None:
             if name in ("gpus", "cpus"):
                 raise InvalidSettings(f"{name}: write how many the project owns; 0 for none")
         elif value != int(value) or not 0 <= value < 2**31:
-            raise InvalidSettings(f"{name}: {value} is not a number, 0 or above")
+            raise InvalidSettings(f"{name}: {value:g} is not a whole number: write 0 or more")
     numbers = {name: value if name == "weight" or value is None else int(value) for name, value in changes.items()}
     return Quota(**(quota._asdict() | numbers))

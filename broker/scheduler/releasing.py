@@ -20,7 +20,7 @@ def release(turn: Turn, job_id: str) -> None:
         page = job_pages.get(turn.tx, job_id)
         if page is None:
             raise NotFound(f"there is no job {job_id}: `cyxwiz jobs` lists what there is")
-        raise InvalidJob("id", f"job {job_id} is {page['state']}, not held", "Only a held job can be released")
+        raise InvalidJob("id", f"job {job_id} is {page['state']}, not held", f"`cyxwiz why {job_id}` says more")
     for job in waiting_jobs.waiting(turn.tx, [job_id]):
         turn.memory.wait(waiting_job(job))
         turn.memory.deadlines.expect(job_id, job.deadline_in_seconds)

@@ -196,13 +196,17 @@ def _poison(ends: list[End], limit: int) -> str | None:
     last = ends[-1]
     crashes = [end for end in ends if end.cause == Cause.CRASHED]
     if last.cause == Cause.CRASHED and len(crashes) >= limit:
-        return _story(f"it crashed {len(crashes)} times", crashes)
+        return _story(f"it crashed {_times(len(crashes))}", crashes)
     losses = [end for end in ends if _is_quick_loss(end)]
     nodes = {end.node_id for end in losses}
     if _is_quick_loss(last) and (len(nodes) >= limit or len(losses) >= 2 * limit):
         where = f"{len(nodes)} different nodes" if len(nodes) > 1 else "its node"
-        return _story(f"{where} went down soon after its start, {len(losses)} times in all", losses)
+        return _story(f"{where} went down soon after its start, {_times(len(losses))} in all", losses)
     return None
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _is_quick_loss(end: End) -> bool:

@@ -42,13 +42,24 @@ def _whole(count: float | None) -> int | None:
 
 def _check(changed: OwnerLimits) -> None:
     if not isinstance(changed.weight, int | float) or changed.weight <= 0:
-        raise InvalidSettings(f"weight: {changed.weight} is not above 0: with 2, an owner gets twice as much as with 1")
+        raise InvalidSettings(
+            f"weight: {_shown(changed.weight)} is not above 0: write a number, 2 for twice as much as 1"
+        )
     for name in _COUNTS:
         value = getattr(changed, name)
         if value is not None and (value != int(value) or not 0 <= value < 2**31):
-            raise InvalidSettings(f"{name}: {value} is not a number of jobs, 0 or above; none means without a limit")
+            raise InvalidSettings(
+                f"{name}: {_shown(value)} is no number of jobs: write 0 or more, or none for no limit"
+            )
     if changed.per_minute is not None and changed.per_minute <= 0:
-        raise InvalidSettings(f"per_minute: {changed.per_minute} is not above 0; none means without a limit")
+        raise InvalidSettings(
+            f"per_minute: {_shown(changed.per_minute)} is not above 0: write how many, or none for no limit"
+        )
+
+
+def _shown(value: float | None) -> str:
+    """As it was written: numbers travel as floats."""
+    return "none" if value is None else f"{value:g}"
 
 
 def usage(turn: Turn) -> list[dict[str, Any]]:

@@ -65,6 +65,10 @@ def _decide(turn: Turn, on_ids: list[str]) -> None:
 
 def _broken(verdict: Verdict) -> str:
     if verdict.state is None:
-        return f"it was to run after {verdict.on_id}, and there is no such job"
+        # What does not exist is refused on arrival, but for a `match`.
+        return (
+            f"it was to run after {verdict.on_id}, and there is no such job: a match is between two arrays "
+            "with the same indexes"
+        )
     asked = "completes" if verdict.kind == "ok" else "fails"
     return f"it was to run only if {verdict.on_id} {asked}, which is {verdict.state}"

@@ -8,6 +8,12 @@ from cyxwiz_tasks.cli.options import find_array, find_id, json_option, print_jso
 from cyxwiz_tasks.client import Client
 from cyxwiz_tasks.errors import InvalidJob
 
+#: what had ended before, by Celery's name of its state
+_ENDED = {
+    "SUCCESS": "has completed already: nothing is changed",
+    "FAILURE": "has failed already: nothing is changed",
+}
+
 
 @click.command(short_help="End jobs, wherever they are.")
 @click.argument("ids", nargs=-1)
@@ -25,8 +31,8 @@ def command(ids: tuple[str, ...], arrays: tuple[str, ...], reason: str, as_json:
                 click.echo(f"{array}: {count} jobs cancelled")
         found = [find_id(client, id) for id in ids]
         for id in found:
-            client.cancel(id, reason)
+            state = client.cancel(id, reason)["state"]
             if not as_json:
-                click.echo(f"{id} cancelled")
+                click.echo(f"{id} {_ENDED.get(state, 'cancelled')}")
     if as_json:
         print_json({"cancelled": found})

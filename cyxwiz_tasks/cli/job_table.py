@@ -52,7 +52,7 @@ def show_jobs(rows: list[dict[str, Any]], console: Console) -> None:
         table.add_row(*(cells[title] for title in titles))
     if not console.is_terminal:
         console.width = _PIPED  # a program that reads this gets each job in one line
-    console.print(table if rows else "no jobs")
+    console.print(table)
 
 
 def _differs(rows: list[dict[str, Any]], title: str) -> bool:

@@ -36,4 +36,7 @@ def command(states: tuple[str, ...], limit: int, as_json: bool, **filters: Any) 
         if "array" in chosen:
             chosen["array"] = find_array(client, chosen["array"])
         rows = client.jobs(limit=limit, **chosen)
+    if not rows and not as_json:
+        click.echo("no such jobs: `cyxwiz jobs` lists all" if chosen else "no jobs: `cyxwiz submit` sends one")
+        return
     print_json(rows) if as_json else show_jobs(rows, Console())

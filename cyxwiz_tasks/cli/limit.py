@@ -37,11 +37,12 @@ def command(owner: str, as_json: bool, **given: str | None) -> None:
 def _number(name: str, text: str) -> float | None:
     if text == "none" and name != "weight":
         return None
+    is_count = name in ("running", "waiting")
     try:
-        return int(text) if name in ("running", "waiting") else float(text)
+        return int(text) if is_count else float(text)
     except ValueError:
-        option = name.replace("_", "-")
-        raise InvalidSettings(f"--{option}: {text} is not a number: write one, such as --{option} 8") from None
+        option, kind = name.replace("_", "-"), "whole number" if is_count else "number"
+        raise InvalidSettings(f"--{option}: {text} is not a {kind}: write one, such as --{option} 8") from None
 
 
 def _sentence(found: dict[str, Any]) -> str:

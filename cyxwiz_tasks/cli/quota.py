@@ -56,5 +56,5 @@ def _limit(name: str, text: str) -> float | None:
         return None
     if not text.isdecimal():
         option = name.replace("_", "-")
-        raise InvalidSettings(f"--{option}: {text} is not a number: write one, or none for no limit")
+        raise InvalidSettings(f"--{option}: {text} is not a whole number: write 0 or more, or none for no limit")
     return int(text)

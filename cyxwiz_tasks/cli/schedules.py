@@ -26,4 +26,4 @@ def command(as_json: bool) -> None:
     for row in rows:
         words = (row["name"], row["cron"], row["timezone"], row["next_at"], row["last_at"], row["last_job_id"])
         table.add_row(*(Text(str(word or "")) for word in words))
-    Console().print(table if rows else "no schedules")
+    Console().print(table if rows else "no schedules: `cyxwiz schedule add` makes one")

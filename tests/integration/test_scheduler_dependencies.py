@@ -15,7 +15,8 @@ def test_a_job_is_placed_once_those_that_it_comes_after_have_ended_as_it_asked(p
         first, second = plane.submit(), plane.submit(2)
         last = plane.client.submit(plane.signature(3), after=[first, (second, "fail")])
         assert str(last.why()) == (
-            f"The job waits for job {first} (pending) to complete, job {second} (pending) to fail or be cancelled."
+            f"The job waits for job {first} (pending) to complete, job {second} (pending) to fail or be cancelled. "
+            f"`cyxwiz why {first}` says where that one is."
         )
         node = plane.node(slots=2)
         taken = {assignment.job: assignment for assignment in (node.take()[0], node.take()[0])}

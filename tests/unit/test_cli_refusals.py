@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from cyxwiz_tasks.cli.main import NO_STACK, USAGE, main
 from cyxwiz_tasks.settings import settings
 
+JOB = "01234567-89ab-7def-8123-0123456789ab"
 TRAIN = "submit --model cnn --dataset digits "
 AWAY = {"CYXWIZ_BROKER_URL": "redis://127.0.0.1:1/0"}
 
@@ -96,8 +97,9 @@ FIELDS: list[tuple[str, str, str]] = [
         "after",
         "are sent once. Leave it out",
     ),
-    ("limit ann --running x", "--running", "is not a number: write one, such as --running 8"),
-    ("quota set lab --lend-gpus x", "--lend-gpus", "is not a number: write one, or none"),
+    ("limit ann --weight none", "--weight", "is not a number: write one, such as --weight 8"),
+    ("limit ann --running x", "--running", "x is not a whole number: write one, such as --running 8"),
+    ("quota set lab --lend-gpus x", "--lend-gpus", "is not a whole number: write 0 or more, or none"),
     ("cancel", "ids", "are missing. Write cyxwiz cancel JOB"),
     ("plan --gpus x", "resources.gpus", "must be a whole number"),
     ("up --only cake", "--only", "choose among postgres, redis, scheduler"),
@@ -192,6 +194,8 @@ SENT: list[tuple[str, str, str]] = [
     (TRAIN + "--id abc", "id", "is not a UUID. Leave it out to get one"),
     (TRAIN + "--owner=", "owner", "Write a text of 1 to 200 printable characters"),
     (TRAIN + "--idempotency-key=", "idempotency_key", "Write a text of 1 to 200"),
+    (TRAIN + f"--after {JOB}:match", "after", "between two arrays, and this is one job. Write ok, any or fail"),
+    (TRAIN + f"--after {JOB}:often", "after", "'often' is no kind of dependency. There are ok, any, fail, match"),
     (TRAIN + "--grid rate=1,2", "rate", "is no field of a TrainingJob"),
     (TRAIN + "--grid learning_rate=a,b", "learning_rate", "must be a number, not 'a'"),
     ("plan --priority urgent", "priority", "is not a priority"),

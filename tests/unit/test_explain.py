@@ -68,6 +68,30 @@ def test_what_no_node_has_is_named_with_what_there_is(wish: dict[str, Any], name
         assert any(option in str(found) for option in text.split("|")), str(found)
 
 
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"gpus": 3}, "gpu-1 does not have 3 GPUs: it has 2. Ask for gpus=2, or start"),
+        ({"gpu_memory": "80GB"}, ': the largest has 24GB. Ask for gpu_memory="24GB", or start'),
+        ({"gpu_memory": "..8GB"}, ': the smallest has 15GB. Ask for gpu_memory="..15GB".'),
+        ({"cpus": 64}, "64 CPU cores: it has 16. Ask for cpus=16"),
+        ({"ram": "512GB"}, 'of memory: it has 64GB. Ask for ram="64GB"'),
+        ({"node": "gpu-7"}, 'gpu-1 is not node="gpu-7". Ask for node="gpu-1", leave it out, or start that node.'),
+        ({"exclude_nodes": ["gpu-1"]}, "exclude_nodes refuses gpu-1. Take it off, or start"),
+    ],
+    ids=str,
+)
+def test_a_single_node_is_named_once(wish: dict[str, Any], said: str) -> None:
+    found = str(_why(cluster_of(**{"gpu-1": TWO["gpu-1"]}), **wish))
+    assert said in found
+    assert found.count("gpu-1") == (2 if "node" in wish else 1)
+
+
+def test_a_region_that_no_node_has_a_name_for() -> None:
+    found = str(_why(cluster_of(a=capability(region=None)), region="eu-*"))
+    assert found == "a does not have a region. Leave it out, or start a worker with --region."
+
+
 def test_no_nodes_at_all() -> None:
     found = _why(Cluster(), gpus=1)
     assert found.nodes == 0
@@ -92,7 +116,7 @@ def test_requirements_that_only_different_nodes_meet() -> None:
     assert found.failed == {"gpus": 1, "gpu_memory": 1, "cpus": 1}
     assert "no node meets all of them together" in str(found)
     assert "a comes closest: only cpus stands in the way" in str(found)
-    assert "a does not have 32 CPU cores: a has 4" in str(found)
+    assert "a does not have 32 CPU cores: it has 4" in str(found)
 
 
 def test_a_job_that_would_start_now() -> None:
@@ -175,7 +199,8 @@ def test_nodes_with_a_cordon_get_no_new_work_and_are_named() -> None:
     assert placer.place(1) == []
     found = why(cluster, backlog, job_id="job")
     assert (found.free, found.cordoned) == (0, {"draining": 1, "quarantined": 2})
-    assert "1 draining, no new work there, 2 in quarantine after repeated faults, no new work there" in str(found)
+    assert "1 draining, no new work there until `cyxwiz undrain a`, 2 in quarantine after repeated faults" in str(found)
+    assert "it starts when one of them takes work again" in str(found)
     cluster.set_cordon("b", None)
     assert [placement.node_id for placement in placer.place(1)] == ["b"]
 
