@@ -298,7 +298,8 @@ def _sentences_on_ahead(found: Explanation) -> list[str]:
 def _opening(fitting: list[tuple[Node, list[int]]]) -> str:
     openings = [(node.opens_at, node.name) for node, _ in fitting if node.opens_at is not None]
     opening, name = min(openings)
-    return f"{name} opens{' first' if len(openings) > 1 else ''}, {show_opening(opening)} ({opening.tzinfo})"
+    first = " first," if len(openings) > 1 else ""
+    return f"{name} opens{first} {show_opening(opening)} ({opening.tzinfo})"
 
 
 def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resources, refused: Refused) -> list[str]:
@@ -326,12 +327,16 @@ def _sentences_on_misfit(found: Explanation, cluster: Cluster, resources: Resour
 
 
 def _closest(cluster: Cluster, resources: Resources, refused: Refused) -> list[Node]:
-    """Some of the nodes that fail the fewest requirements, of equals those with the largest GPUs and most memory."""
+    """Some of the nodes that fail the fewest requirements, of equals those with the largest GPUs and most memory; one
+    that the job names comes before all others.
+    """
     rows, columns = np.array(sorted(node.row for node in cluster), np.int32), cluster.columns
     admission = Admission(resources, refused)
     failed = admission.failures(cluster, rows, admission.gpus(columns, rows))
     counts = np.sum([np.zeros(len(rows), np.int64), *failed.values()], axis=0)
-    order = np.lexsort((rows, -columns.ram_bytes[rows], -columns.gpu_memory[rows].max(axis=1, initial=0), counts))
+    unnamed = failed.get("node", np.zeros(len(rows), bool))
+    sizes = -columns.ram_bytes[rows], -columns.gpu_memory[rows].max(axis=1, initial=0)
+    order = np.lexsort((rows, *sizes, counts, unnamed))
     return [cluster.node_at(int(rows[at])) for at in order[:NODES]]
 
 

@@ -13,9 +13,9 @@ from cyxwiz_tasks.cli.values import show_mapping
 
 _TITLES = ("ID", "STATE", "JOB", "NODE", "PRIORITY", "TRIES", "AGE", "RAN")
 #: columns of a terminal from which on ids are shown whole
-_WIDE = 110
+WIDE = 110
 #: columns of what is no terminal
-_PIPED = 240
+PIPED = 240
 #: characters of an id that tell jobs apart; `cyxwiz why` and the others take them
 _ID_END = 12
 COLOURS = {
@@ -34,7 +34,7 @@ def show_jobs(rows: list[dict[str, Any]], console: Console) -> None:
     their time: so there is room for names, which say the parameters of an array's jobs.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    short = console.is_terminal and console.width < _WIDE
+    short = console.is_terminal and console.width < WIDE
     titles = [title for title in _TITLES if title not in ("PRIORITY", "TRIES") or not short or _differs(rows, title)]
     for title in titles:
         table.add_column(title, no_wrap=title != "JOB", overflow="fold")
@@ -51,7 +51,7 @@ def show_jobs(rows: list[dict[str, Any]], console: Console) -> None:
         }
         table.add_row(*(cells[title] for title in titles))
     if not console.is_terminal:
-        console.width = _PIPED  # a program that reads this gets each job in one line
+        console.width = PIPED  # a program that reads this gets each job in one line
     console.print(table)
 
 

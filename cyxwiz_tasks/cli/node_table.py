@@ -11,36 +11,60 @@ from rich.table import Table
 from rich.text import Text
 
 from cyxwiz_tasks.cli.durations import show_seconds
+from cyxwiz_tasks.cli.job_table import PIPED, WIDE
 from cyxwiz_tasks.opening_hours import OpeningHours, show_opening
 from cyxwiz_tasks.quantities import show_size
 
 COLOURS = {"up": "green", "suspect": "yellow", "lost": "red", "left": "dim"}
 
 
+#: what a node is called, does and has, in any case; the rest where it says something, and where there is room
+_ALWAYS = ("NODE", "STATE", "GPUS", "CPUS", "RAM", "JOBS", "SEEN")
+#: columns of text that may go over several lines
+_LONG = ("GPUS", "LABELS", "TAKES")
+
+
 def show_nodes(rows: list[dict[str, Any]], console: Console) -> None:
-    """A line for each node: what it has, and how much of it is taken."""
+    """A line for each node: what it has, and how much of it is taken. On a narrow terminal without what is alike for
+    all.
+    """
+    if not rows:
+        console.print("no nodes: start one with `cyxwiz worker`")
+        return
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED)  # a program that reads this gets each node in one line
+    cells = [_cells(row) for row in rows]
+    chosen = [title for title in cells[0] if title in _ALWAYS or _says_something(title, cells, console.width < WIDE)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    has_conditions = any((row.get("capability") or {}).get("accept") for row in rows)
-    for title in ("NODE", "STATE", "GPUS", "CPUS", "RAM", "JOBS", "TORCH", "LABELS", "SEEN"):
-        table.add_column(title, no_wrap=title not in ("GPUS", "LABELS"))
-    if has_conditions:
-        table.add_column("TAKES")
-    for row in rows:
-        can = row.get("capability") or {}
-        labels = can.get("labels") or row.get("labels") or {}
-        table.add_row(
-            Text(str(row.get("name") or row.get("id"))),
-            _state(row),
-            Text(_gpus(can.get("gpus") or [])),
-            str(can.get("cpu_cores") or ""),
-            show_size(can["ram_bytes"]) if can.get("ram_bytes") else "",
-            f"{row['assigned'] + row['running']}/{row['slots']}",
-            str(can.get("torch") or ""),
-            Text(" ".join(f"{key}={value}" for key, value in labels.items())),
-            _seen(row),
-            *([Text(can.get("accept") or "all")] if has_conditions else []),
-        )
-    console.print(table if rows else "no nodes: start one with `cyxwiz worker`")
+    for title in chosen:
+        table.add_column(title, no_wrap=title not in _LONG, overflow="fold")
+    for row in cells:
+        table.add_row(*(row[title] for title in chosen))
+    console.print(table)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str | Text]:
+    can = row.get("capability") or {}
+    labels = can.get("labels") or row.get("labels") or {}
+    return {
+        "NODE": Text(str(row.get("name") or row.get("id"))),
+        "STATE": _state(row),
+        "GPUS": Text(_gpus(can.get("gpus") or [])),
+        "CPUS": str(can.get("cpu_cores") or ""),
+        "RAM": show_size(can["ram_bytes"]) if can.get("ram_bytes") else "",
+        "JOBS": f"{row['assigned'] + row['running']}/{row['slots']}",
+        "TORCH": str(can.get("torch") or ""),
+        "LABELS": Text(" ".join(f"{key}={value}" for key, value in labels.items())),
+        "SEEN": _seen(row),
+        "TAKES": Text(can.get("accept") or "all"),
+    }
+
+
+def _says_something(title: str, cells: list[dict[str, str | Text]], is_narrow: bool) -> bool:
+    values = {str(row[title]) for row in cells}
+    if title == "TORCH":
+        return not is_narrow or len(values) > 1
+    return values not in ({""}, {"all"})
 
 
 def _gpus(gpus: list[dict[str, Any]]) -> str:

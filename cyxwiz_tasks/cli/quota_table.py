@@ -28,8 +28,9 @@ def show_quotas(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def sentence(row: dict[str, Any]) -> str:
+    gpus = "1 GPU" if row["gpus"] == 1 else f"{row['gpus']} GPUs"
     return (
-        f"project {row['project'] or '-'} owns {row['gpus']} GPUs and {row['cpus']} cores, and holds "
+        f"project {row['project'] or '-'} owns {gpus} and {row['cpus']} cores, and holds "
         f"{row['held']['gpus']} and {row['held']['cpus']}; weight {row['weight']:g}"
     )
 

@@ -37,7 +37,7 @@ def test_a_node_gets_new_work_within_its_hours_alone(plane: Any, monkeypatch: py
         node = plane.node("evenings", hours="18:00-20:00", timezone="Europe/Berlin")
         first = plane.submit()
         text = str(plane.client.why(first))
-        assert "1 node of 1 fits (evenings), none with room now: 1 outside its hours, evenings opens, Mon 18:00" in text
+        assert "1 node of 1 fits (evenings), none with room now: 1 outside its hours, evenings opens Mon 18:00" in text
         clock.seconds += 60
         running, _ = node.take()
         node.start(running)

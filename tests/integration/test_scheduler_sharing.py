@@ -145,7 +145,7 @@ def test_a_project_takes_back_what_it_owns_and_others_have_borrowed(plane, cyxwi
             places[job_id], _ = node.take()
             node.start(places[job_id])
         shown = cyxwiz("quota", "set", "lab", "--gpus", "1", "--borrow-gpus", "0").strip()
-        assert shown == "project lab owns 1 GPUs and 0 cores, and holds 0 and 0; weight 1"
+        assert shown == "project lab owns 1 GPU and 0 cores, and holds 0 and 0; weight 1"
         own, more = (plane.submit(number, project="lab", resources={"gpus": 1}) for number in (3, 4))
         stop = node.told()
         victim = next(job_id for job_id, attempt in places.items() if attempt.token == stop.token)
@@ -155,7 +155,7 @@ def test_a_project_takes_back_what_it_owns_and_others_have_borrowed(plane, cyxwi
         running, _ = node.take()
         node.start(running)
         assert running.job == own
-        assert "Project lab holds 1 GPUs" in str(plane.client.why(more))
+        assert "Project lab holds 1 GPU " in str(plane.client.why(more))
         assert "come first" in str(plane.client.why(victim))
         assert plane.client.why(more).facts["quota"] == "reached"
         rows = {row["project"]: row for row in json.loads(cyxwiz("quotas", "--json"))}

@@ -87,6 +87,14 @@ def test_a_single_node_is_named_once(wish: dict[str, Any], said: str) -> None:
     assert found.count("gpu-1") == (2 if "node" in wish else 1)
 
 
+def test_of_a_node_that_the_job_names_it_says_what_is_in_the_way_there() -> None:
+    cluster = cluster_of(a=capability(RTX_3090), b=capability(accept='owner in ["lab"]'))
+    found = why(cluster, Backlog(), Resources(node="b"), applicant=Applicant("guest"))
+    assert "b comes closest: only accept stands in the way." in found.sentences
+    assert any(said.startswith("b does not take such a job of this owner") for said in found.sentences)
+    assert found.sentences[-1] == "Smallest change: leave node out; then a fits."
+
+
 def test_a_region_that_no_node_has_a_name_for() -> None:
     found = str(_why(cluster_of(a=capability(region=None)), region="eu-*"))
     assert found == "a does not have a region. Leave it out, or start a worker with --region."

@@ -1,4 +1,4 @@
-"""Lists of jobs on terminals of any width."""
+"""Lists of jobs, and of nodes, on terminals of any width."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from cyxwiz_tasks.cli.job_table import show_jobs
+from cyxwiz_tasks.cli.node_table import show_nodes
 
 ID = "0190f2c4-1111-8222-8333-74c5f36ef3e5"
 
@@ -41,3 +42,30 @@ def test_what_is_out_of_the_ordinary_is_shown_at_any_width() -> None:
     assert "PRIORITY" not in shown([row()], 80)
     assert "critical" in shown([row(), row(priority="critical")], 80)
     assert "TRIES" in shown([row(), row(attempts=3)], 80)
+
+
+def nodes_shown(*capabilities: dict[str, Any], width: int, terminal: bool = True) -> str:
+    file = StringIO()
+    gpu = {"model": "NVIDIA A100", "memory_bytes": 80 << 30}
+    usual = {"gpus": [gpu, gpu], "cpu_cores": 64, "ram_bytes": 512 << 30, "torch": "2.13.0+cpu"}
+    node = {"state": "up", "assigned": 1, "running": 2, "slots": 4}
+    rows = [node | {"name": f"gpu-{at}", "capability": usual | can} for at, can in enumerate(capabilities)]
+    show_nodes(rows, Console(file=file, force_terminal=terminal, color_system=None, width=width))
+    return file.getvalue()
+
+
+def test_nodes_at_80_columns_lose_no_letter() -> None:
+    text = nodes_shown({"hours": "Mon-Fri 18:00-08:00"}, {"accept": 'owner == "ann"'}, width=80)
+    assert "2x NVIDIA A100 80GB" in text
+    assert "…" not in text
+    assert "TORCH" not in text
+    assert "LABELS" not in text
+    assert "TORCH" in nodes_shown({}, {"torch": "2.11.0"}, width=80)
+
+
+def test_a_program_gets_each_node_in_one_line() -> None:
+    text = nodes_shown({"labels": {"rack": "b2"}}, {"accept": 'owner == "ann"'}, width=80, terminal=False)
+    [_, first, second] = text.splitlines()
+    assert "rack=b2" in first
+    assert "2.13.0+cpu" in first
+    assert 'owner == "ann"' in second
