@@ -12,6 +12,7 @@ A gang is placed on all its nodes in one step, or waits: `gang_choice.py`. It do
 from __future__ import annotations
 
 from collections import Counter
+from itertools import takewhile
 from typing import NamedTuple
 
 from broker.scheduler.backlog import Backlog, Queue, Waiting
@@ -93,13 +94,18 @@ class Placer:
             self._place_in_order(placed, limit)
             return placed
         self._place_claimants(placed, limit)
+        # Whoever is more urgent than one for whom something is kept has his turn at that before anybody less urgent has
+        # his at what is left beside it.
+        for rank in sorted({claim.rank for claim in self.claims}, reverse=True):
+            self._place_in_order(placed, limit, above_rank=rank)
+            self._take_kept_for_lesser(placed, limit, rank)
         self._place_in_order(placed, limit)
         while self._claimants_placed(placed):
             self._place_in_order(placed, limit)
         self._backfill(placed, limit, now)
         return placed
 
-    def _place_in_order(self, placed: list[Placement], limit: int) -> None:
+    def _place_in_order(self, placed: list[Placement], limit: int, above_rank: int = -1) -> None:
         cluster, shapes = self.cluster, self._shapes
         self._drop_spare_shapes()
         if self._conditions != len(cluster.conditions):
@@ -114,6 +120,8 @@ class Placer:
                 # Everybody was asked. Who still has hope was not, since nobody of that shape waits.
                 cluster.freed.clear()
                 shapes.wake(hopeful)
+                break
+            if queue.rank <= above_rank:
                 break
             candidates: Candidates = queue.candidates
             if best := candidates.best(1 + _RUNNERS_UP):
@@ -165,21 +173,39 @@ class Placer:
             self.claims.drop(job_id)
         return bool(gone)
 
+    def _take_kept_for_lesser(self, placed: list[Placement], limit: int, rank: int) -> None:
+        """Who is above this rank, and found no other place, takes what is kept for jobs up to it, the least urgent
+        first.
+        """
+        for claim in sorted(self.claims, key=lambda claim: claim.rank):
+            node = self._keeping(claim) if claim.rank <= rank else None
+            if node is not None:
+                for queue in list(takewhile(lambda queue: queue.rank > rank, self.backlog)):
+                    self._place_all_on_kept(queue, claim, node, placed, limit)
+
     def _backfill(self, placed: list[Placement], limit: int, now: float | None) -> None:
         """What is kept goes to whoever is more urgent than the job that it is kept for, or ends before that can start.
 
         Fair shares alone do not take it away again: who waits for much at once would never get it together.
         """
         for claim in self.claims:
-            node = self.cluster.node(claim.node_id) if claim.node_id in self.cluster else None
-            if node is None or not node.kept.get(claim.job_id) or not takes_work(node):
+            node = self._keeping(claim)
+            if node is None:
                 continue
             seconds = claim.seconds_left(now)
             for queue in list(self.backlog):
                 ends = queue.time_limit_seconds is not None and queue.time_limit_seconds <= seconds
                 if queue.rank > claim.rank or (ends and claim.job_id not in queue):
-                    while len(placed) < limit and self._place_on_kept(queue, claim, node, placed):
-                        pass
+                    self._place_all_on_kept(queue, claim, node, placed, limit)
+
+    def _keeping(self, claim: Claim) -> Node | None:
+        """The node, if it takes work and anything is kept there."""
+        node = self.cluster.node(claim.node_id) if claim.node_id in self.cluster else None
+        return node if node is not None and node.kept.get(claim.job_id) and takes_work(node) else None
+
+    def _place_all_on_kept(self, queue: Queue, claim: Claim, node: Node, placed: list[Placement], limit: int) -> None:
+        while len(placed) < limit and self._place_on_kept(queue, claim, node, placed):
+            pass
 
     def _place_on_kept(self, queue: Queue, claim: Claim, node: Node, placed: list[Placement]) -> bool:
         if (
