@@ -78,20 +78,21 @@ def _facts(history: History) -> dict[str, Any]:
         if sum(row["state"] == "completed" for row in history.attempts.get(job_id, [])) > 1
         or sum(event["to_state"] in ENDED for event in history.events.get(job_id, [])) > 1
     ]
-    zombies = [seconds for _, _, _, seconds in overlaps(history)]
+    found = list(overlaps(history))
     return {
         "seed": history.run.get("seed"),
         "jobs": len(history.jobs),
         "accepted": len(accepted),
         "attempts": sum(map(len, history.attempts.values())),
+        "gang_attempts": len(history.members),
         "faults_planned": len(history.run["planned"]),
         "faults_hit": sum(line["hit"] for line in history.faults),
         "kinds": len({line["kind"] for line in history.faults if line["hit"]}),
         "unavailable": history.run.get("unavailable", {}),
         "lost": len(lost),
         "doubled": len(doubled),
-        "attempts_that_ran_on_after_being_replaced": len(zombies),
-        "longest_such_overlap_seconds": round(max(zombies, default=0.0), 3),
+        "attempts_that_ran_on_after_being_replaced": len({(one.job_id, one.before) for one in found}),
+        "longest_such_overlap_seconds": round(max((one.seconds for one in found), default=0.0), 3),
         "seconds": round(history.run.get("ended_at", 0.0) - history.run.get("began_at", 0.0), 1),
         "settle_seconds": round(history.run.get("settle_took_seconds", 0.0), 1),
     }

@@ -7,7 +7,8 @@ from typing import Any
 from tests.chaos.history import History, Row
 
 NODE = "node-1"
-JOB, OTHER = "job-1", "job-2"
+JOB, OTHER, GANG = "job-1", "job-2", "job-3"
+FAR_NODE = "node-2"
 
 
 def good() -> History:
@@ -51,6 +52,38 @@ def good() -> History:
     return made
 
 
+def add_gang(history: History) -> None:
+    """A gang that saves. Its rank 1's node was lost after five steps, which rank 0 had saved; then it was completed."""
+    history.record["nodes"].append({"id": FAR_NODE, "name": "two", "slots": 2})
+    history.record["jobs"].append(job(GANG, current_token=32, attempts=2))
+    history.record["attempts"] += [
+        attempt(30, 1, "lost", 22.0, 26.0, job_id=GANG, cause="node_lost"),
+        attempt(32, 2, "completed", 30.0, 35.0, job_id=GANG),
+    ]
+    lost = {"outcome": "failed", "cause": "node_lost", "taken_back": True}
+    history.record["gang_members"] = [
+        member(30, 0, NODE, {"outcome": "preempted"}),
+        member(30, 1, FAR_NODE, lost),
+        member(32, 0, NODE, {"outcome": "completed"}),
+        member(32, 1, FAR_NODE, {"outcome": "completed"}),
+    ]
+    moves = [(None, "pending", None), ("pending", "assigned", 30), ("assigned", "running", 30)]
+    moves += [("running", "pending", 30), ("pending", "assigned", 32), ("assigned", "running", 32)]
+    for before, after, token in [*moves, ("running", "completed", 32)]:
+        add_event(history, GANG, before, after, token, epoch=2)
+    history.client += [op("submit", "invoke", GANG, "gang_saves"), op("submit", "ok", GANG, "gang_saves", value=GANG)]
+    for rank in (0, 1):
+        history.witness += [step(GANG, 1, number, 22 + number / 10, 200 + rank, rank) for number in range(1, 6)]
+        history.witness.append(step(GANG, 2, "restored", 30.0, 210 + rank, rank) | {"restored": 5})
+        history.witness += [step(GANG, 2, number, 30 + number / 10, 210 + rank, rank) for number in range(6, 21)]
+    history.witness.append(step(GANG, 1, "saving", 22.6, 200) | {"saved": 5})
+
+
+def member(lead: int, rank: int, node_id: str, report: Row | None, ended_at: float | None = 25.0) -> Row:
+    row = {"token": lead + rank, "lead": lead, "rank": rank, "node_id": node_id, "gpus": []}
+    return row | {"ended_at": ended_at, "report": report}
+
+
 def job(id: str, state: str = "completed", **fields: Any) -> Row:
     empty = {"cause": None, "message": None, "attempts": 0, "current_token": None, "owner": "me"}
     return {"id": id, "state": state, "idempotency_key": None, "cancel_requested_at": None, **empty, **fields}
@@ -72,8 +105,8 @@ def op(name: str, type: str, job_id: str, kind: str, **fields: Any) -> Row:
     return {"op": name, "type": type, "job": job_id, "kind": kind, "key": None, "at": 1.0, "monotonic": 1.0, **fields}
 
 
-def step(job_id: str, number: int, at_step: int | str, at: float, pid: int = 100) -> Row:
-    return {"job": job_id, "attempt": number, "step": at_step, "pid": pid, "monotonic": at}
+def step(job_id: str, number: int, at_step: int | str, at: float, pid: int = 100, rank: int = 0) -> Row:
+    return {"job": job_id, "attempt": number, "rank": rank, "step": at_step, "pid": pid, "monotonic": at}
 
 
 def fault(number: int, kind: str, **fields: Any) -> Row:

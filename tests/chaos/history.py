@@ -14,6 +14,9 @@ Row = dict[str, Any]
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 LIVE = frozenset({"assigned", "running"})
+#: kinds of jobs that run on two nodes at once
+GANGS = frozenset({"gang", "gang_saves", "gang_fails", "gang_cancelled"})
+GANG_SIZE = 2
 
 
 @dataclass
@@ -38,6 +41,18 @@ class History:
         return _grouped(sorted(self.record.get("attempts", []), key=lambda row: row["number"]), "job_id")
 
     @cached_property
+    def members(self) -> dict[int, list[Row]]:
+        """Of gangs, by the token of their attempt, by rank. Runs before there were gangs have none."""
+        return _grouped(sorted(self.record.get("gang_members", []), key=lambda row: row["rank"]), "lead")
+
+    def given_up(self, attempt: Row, rank: int) -> bool:
+        """Whether the scheduler took this process's place back: its node was not heard, so it may run on unheard."""
+        if attempt["token"] not in self.members:
+            return bool(attempt["state"] == "lost")
+        reports = [row["report"] or {} for row in self.members[attempt["token"]] if row["rank"] == rank]
+        return any(report.get("taken_back") for report in reports)
+
+    @cached_property
     def events(self) -> dict[str, list[Row]]:
         """By job, in their order; those of nodes are left out."""
         rows = sorted(self.record.get("events", []), key=lambda row: row["seq"])
@@ -50,6 +65,18 @@ class History:
         for line in self.witness:
             found[line["job"], line["attempt"]].append(line)
         return found
+
+    def steps_by_rank(self, job_id: str, number: int) -> dict[int, list[Row]]:
+        """What each process of an attempt wrote; of a job that is no gang there is rank 0 alone."""
+        found: dict[int, list[Row]] = defaultdict(list)
+        for line in self.steps.get((job_id, number), []):
+            found[line.get("rank", 0)].append(line)
+        return found
+
+    def kind(self, job_id: str) -> str | None:
+        """What the client sent under this id."""
+        submitted = self.submitted.get(job_id)
+        return None if submitted is None else str(submitted["kind"])
 
     @cached_property
     def submitted(self) -> dict[str, Row]:

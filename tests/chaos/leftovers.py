@@ -14,7 +14,7 @@ import redis
 
 from tests.chaos.stack import MARKER, Stack
 
-_TABLES = ("leadership", "nodes", "jobs", "attempts", "events")
+_TABLES = ("leadership", "nodes", "jobs", "attempts", "gang_members", "events")
 _STATE_PREFIX = "celery-task-meta-"
 
 

@@ -57,6 +57,7 @@ _ATTEMPTS, _LEADER, _NEW_JOBS = "db/attempts.py", "broker/scheduler/leader.py", 
 _OF_ATTEMPTS = Tests(("tests/integration/test_db_attempts.py",))
 _OF_LEADERSHIP = Tests(("tests/integration/test_db_leadership.py",))
 _OF_FAULTS = Tests(("tests/integration/test_scheduler_faults.py",))
+_OF_GANGS = Tests(("tests/integration/test_scheduler_gangs.py",))
 _OF_JOBS = Tests(("tests/integration/test_node_jobs.py",))
 _OF_PARTS = Tests(("tests/unit/test_node_parts.py",))
 _OF_CHECKPOINTS = Tests(("tests/unit/test_checkpoints.py",))
@@ -229,5 +230,27 @@ MUTATIONS = (
         "a message that comes twice runs twice",
         (("workers/attempts.py", "if token in self._begun:", "if False:"),),
         _OF_PARTS,
+    ),
+    Mutation(
+        "a gang is over when its first member is",
+        (
+            (
+                "broker/scheduler/gang_members.py",
+                "if all(member.ended is not None for member in gang):",
+                "if any(member.ended is not None for member in gang):",
+            ),
+        ),
+        _OF_GANGS,
+    ),
+    Mutation(
+        "any node may end a member",
+        (
+            (
+                "db/gangs.py",
+                "AND gang_members.node_id = given.node_id\n        AND gang_members.ended_at IS NULL",
+                "AND gang_members.ended_at IS NULL",
+            ),
+        ),
+        Tests(("tests/integration/test_db_gangs.py",)),
     ),
 )

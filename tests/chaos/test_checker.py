@@ -8,8 +8,21 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.checker import judge
-from tests.chaos.hand_made import JOB, NODE, OTHER, add_event, attempt, fault, good, job, op, step
-from tests.chaos.history import History, read_history
+from tests.chaos.hand_made import (
+    GANG,
+    JOB,
+    NODE,
+    OTHER,
+    add_event,
+    add_gang,
+    attempt,
+    fault,
+    good,
+    job,
+    op,
+    step,
+)
+from tests.chaos.history import History, Row, read_history
 from tests.chaos.invariants import INVARIANTS
 
 Spoil = Callable[[History], None]
@@ -151,6 +164,86 @@ def _is_lost(history: History, at: float) -> None:
     history.record["events"].append(row | {"from_state": "suspect", "to_state": "lost"})
 
 
+def _of_gang(spoil: Spoil) -> Spoil:
+    """With a gang in it, which is spoilt then."""
+
+    def both(history: History) -> None:
+        add_gang(history)
+        spoil(history)
+
+    return both
+
+
+def _member(history: History, lead: int, rank: int) -> Row:
+    return next(row for row in history.record["gang_members"] if (row["lead"], row["rank"]) == (lead, rank))
+
+
+def _steps_of(history: History, number: int, rank: int) -> list[Row]:
+    return [row for row in history.witness if (row["job"], row["attempt"], row["rank"]) == (GANG, number, rank)]
+
+
+def _rank_1_never_was(history: History) -> None:
+    for line in _steps_of(history, 2, 1):
+        history.witness.remove(line)
+
+
+#: of a gang, as SPOILT
+SPOILT_GANGS: list[tuple[str, Spoil]] = [
+    ("G1", lambda h: h.record["gang_members"].pop()),
+    ("G1", lambda h: h.record["gang_members"].clear()),
+    ("G1", lambda h: _member(h, 30, 1).update(node_id=NODE)),
+    ("G1", lambda h: _member(h, 32, 0).update(token=29)),
+    ("G1", lambda h: h.witness.append(step(GANG, 2, 1, 31.0, 220, rank=2))),
+    ("G2", lambda h: _member(h, 32, 1).update(report=None)),
+    ("G2", lambda h: _member(h, 30, 0).update(report=None)),
+    ("G2", lambda h: _member(h, 32, 1)["report"].update(outcome="failed")),
+    ("G2", lambda h: _member(h, 30, 0).update(report={"outcome": "completed"}) or _all_completed(h)),
+    ("G3", lambda h: h.witness.remove(_steps_of(h, 2, 1)[-1])),
+    ("G3", lambda h: h.witness.append(_steps_of(h, 2, 0)[-1])),
+    ("G3", _rank_1_never_was),
+    ("G3", lambda h: _steps_of(h, 2, 1)[0].update(restored=4)),
+    ("G4", lambda h: _member(h, 32, 1).update(ended_at=None)),
+    ("G4", lambda h: _member(h, 30, 1).update(lead=29)),
+    ("I13", lambda h: h.witness.append(step(GANG, 1, 6, 31.0, 200))),
+    ("I18", lambda h: h.record["nodes"][-1].update(slots=0)),
+    ("J2", lambda h: h.client[-2].update(kind="gang_fails")),
+    ("M1", lambda h: h.witness.append(step(GANG, 2, 21, 33.0, 220, rank=1))),
+]
+
+
+def _all_completed(history: History) -> None:
+    for one in history.record["gang_members"]:
+        one["report"] = {"outcome": "completed"}
+
+
+@pytest.mark.parametrize("zombies", [0, 1])
+def test_a_gang_that_went_well_passes_also_where_a_lost_node_ran_on(zombies: int):
+    history = good()
+    add_gang(history)
+    history.witness += zombies * [step(GANG, 1, 6, 31.0, 201, rank=1)]
+    verdict = judge(history)
+    assert not any(verdict.violations.values()), verdict.violations
+    assert verdict.facts["gang_attempts"] == 2
+    assert verdict.facts["attempts_that_ran_on_after_being_replaced"] == zombies
+
+
+@pytest.mark.parametrize(("name", "spoil"), SPOILT_GANGS)
+def test_a_spoilt_gang_fails_by_the_invariant_that_is_meant_for_it(name: str, spoil: Spoil):
+    test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name, _of_gang(spoil))
+
+
+@pytest.mark.parametrize(("given_up", "late"), [(False, True), (True, False)])
+def test_after_a_cancel_only_a_member_that_was_given_up_runs_on(given_up: bool, late: bool):
+    history = good()
+    add_gang(history)
+    history.jobs[GANG].update(state="cancelled", cause="cancelled")
+    report = {"outcome": "cancelled"} | ({"taken_back": True} if given_up else {})
+    _member(history, 32, 1).update(report=report)
+    history.client.append(op("cancel", "ok", GANG, "gang_saves", value="REVOKED", monotonic=26.0))
+    history.witness[:] = [row for row in history.witness if (row["job"], row["rank"]) != (GANG, 0)]
+    assert bool(judge(history).violations["I21 a cancel is final"]) is late
+
+
 #: the first word of the invariant, and what must make it fail
 SPOILT: list[tuple[str, Spoil]] = [
     ("I1", lambda h: h.client.append(op("submit", "ok", "job-9", "noop", value="job-9"))),
@@ -265,7 +358,7 @@ def test_a_node_that_stands_still_is_lost_in_time_or_something_else_was_wrong():
 
 
 def test_every_invariant_is_tested():
-    assert {name.split()[0] for name in INVARIANTS} == {name for name, _ in SPOILT}
+    assert {name.split()[0] for name in INVARIANTS} == {name for name, _ in SPOILT + SPOILT_GANGS}
 
 
 def test_too_few_faults_that_struck_leave_it_unknown():

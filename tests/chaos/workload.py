@@ -33,7 +33,7 @@ from tests.chaos.stack import Journal
 
 #: kinds of jobs and how many of a hundred
 MIX = {
-    "noop": 44,
+    "noop": 40,
     "walk": 24,
     "children": 6,
     "fails": 6,
@@ -42,6 +42,10 @@ MIX = {
     "cancelled": 5,
     "keyed": 2,
     "train": 1,
+    "gang": 1,
+    "gang_saves": 1,
+    "gang_fails": 1,
+    "gang_cancelled": 1,
 }
 #: so often comes a job that takes twice as long: no fault shall strike while nothing runs
 _PACE_SECONDS = 2.5
@@ -94,11 +98,11 @@ def _paced(at: float) -> Submission:
 
 def _submission(rng: random.Random, at: float, kind: str) -> Submission:
     made = Submission(at, kind, new_id())
-    if kind in ("walk", "gpu", "keyed"):
+    if kind in ("walk", "gpu", "keyed", "gang", "gang_saves", "gang_fails"):
         made.numbers = (20, rng.choice((0.02, 0.1, 0.25)))
     elif kind == "train":
         made.numbers = (3, 0.1)
-    elif kind == "cancelled":
+    elif kind in ("cancelled", "gang_cancelled"):
         made.numbers, made.cancel_after = (200, 0.05), rng.uniform(0.0, 2.0)
     elif kind == "retries":
         made.numbers = (rng.randint(1, 3),)
@@ -225,6 +229,10 @@ class Workload:
             "retries": chaos_jobs.tries_again,
             "gpu": chaos_jobs.walks_on_a_gpu,
             "train": chaos_jobs.trains,
+            "gang": chaos_jobs.walks_together,
+            "gang_saves": chaos_jobs.saves_together,
+            "gang_fails": chaos_jobs.fails_together,
+            "gang_cancelled": chaos_jobs.walks_together,
         }
         more = (self.mark,) if submission.kind == "children" else submission.numbers
         return tasks.get(submission.kind, chaos_jobs.walks).s(str(self.witness), *more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.chaos.history import History
-from tests.chaos.invariants import attempts, jobs, leftovers, nodes, submissions, witness
+from tests.chaos.invariants import attempts, gangs, jobs, leftovers, nodes, submissions, witness
 
 Invariant = Callable[[History], Iterator[str]]
 
@@ -42,5 +42,9 @@ INVARIANTS: dict[str, Invariant] = {
     "C1 Celery says what the record says": leftovers.celery_agrees,
     "C2 clients read what the record says": submissions.results_agree,
     "C3 chains go on": submissions.chains_go_on,
+    "G1 a gang is placed whole, on different nodes": gangs.all_or_none,
+    "G2 a gang ends as a whole": gangs.ends_as_a_whole,
+    "G3 every rank made its steps": gangs.every_rank_made_its_steps,
+    "G4 no member keeps its place": gangs.no_place_is_kept,
     "S0 services end only when they are ended": leftovers.no_own_deaths,
 }

@@ -64,7 +64,9 @@ def capacity(history: History) -> Iterator[str]:
     by_node: dict[str, list[Row]] = defaultdict(list)
     for attempts in history.attempts.values():
         for attempt in attempts:
-            by_node[attempt["node_id"]].append(attempt)
+            # A gang keeps all its places until the last of its processes has ended.
+            for place in history.members.get(attempt["token"], [attempt]):
+                by_node[place["node_id"]].append(attempt | {"gpus": place["gpus"]})
     for node_id, attempts in by_node.items():
         slots = nodes[node_id]["slots"]
         most, at = _most_at_once(attempts)

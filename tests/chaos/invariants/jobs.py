@@ -11,6 +11,7 @@ from tests.chaos.history import ENDED, LIVE, History
 #: a client that was told "cancelled" must see no step later than this
 _CANCEL_GRACE_SECONDS = 5.0
 _BLOWS_TO_HOLD = 3
+_FAILING = ("fails", "gang_fails")
 
 
 def every_job_ends(history: History) -> Iterator[str]:
@@ -90,12 +91,12 @@ def cancel_is_final(history: History) -> Iterator[str]:
 
 def _late_steps(history: History, job_id: str, acknowledged_at: float) -> Iterator[str]:
     for attempt in history.attempts.get(job_id, []):
-        if attempt["state"] == "lost":
-            continue  # nobody could tell its node
-        steps = history.steps.get((job_id, attempt["number"]), [])
-        late = max((step["monotonic"] for step in steps), default=0.0) - acknowledged_at
-        if late > _CANCEL_GRACE_SECONDS:
-            yield f"job {job_id}: it made a step {late:.1f} s after it was told to be cancelled"
+        for rank, steps in history.steps_by_rank(job_id, attempt["number"]).items():
+            if history.given_up(attempt, rank):
+                continue  # nobody could tell its node
+            late = max(step["monotonic"] for step in steps) - acknowledged_at
+            if late > _CANCEL_GRACE_SECONDS:
+                yield f"job {job_id}: it made a step {late:.1f} s after it was told to be cancelled"
 
 
 def expected_outcome(history: History) -> Iterator[str]:
@@ -105,7 +106,7 @@ def expected_outcome(history: History) -> Iterator[str]:
         if submitted is None or job["state"] not in ENDED:
             continue
         kind, state, cause = submitted["kind"], job["state"], job["cause"]
-        expected = ("failed", "error") if kind == "fails" else ("completed", None)
+        expected = ("failed", "error") if kind in _FAILING else ("completed", None)
         allowed = {expected}
         if job_id in asked:
             allowed.add(("cancelled", "cancelled"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 from tests.chaos.history import History, Row
 
@@ -14,28 +15,39 @@ _STEPS = {"noop": 1, "walk": 20, "gpu": 20, "keyed": 20, "children": 5, "chain":
 
 def overlap_only_of_lost(history: History) -> Iterator[str]:
     """A node that was given up may run on for a while, unheard; nobody else may."""
-    for job_id, before, after, seconds in overlaps(history):
+    for job_id, rank, before, after, seconds in overlaps(history):
         attempt = next((row for row in history.attempts.get(job_id, []) if row["number"] == before), None)
         if attempt is None:
             yield f"job {job_id}: attempt {before} made steps and is not in the record"
-        elif attempt["state"] != "lost":
+        elif not history.given_up(attempt, rank):
             yield (
-                f"job {job_id}: attempt {before} is {attempt['state']} and made a step {seconds:.3f} s after attempt "
-                f"{after} had begun"
+                f"job {job_id}: attempt {before} is {attempt['state']} and made a step (rank {rank}) {seconds:.3f} s "
+                f"after attempt {after} had begun"
             )
 
 
-def overlaps(history: History) -> Iterator[tuple[str, int, int, float]]:
-    """Job, two attempts that follow each other, and how long the first went on after the second had begun."""
+class Overlap(NamedTuple):
+    """Two attempts that follow each other, and how long a process of the first went on after the second had begun."""
+
+    job_id: str
+    rank: int
+    before: int
+    after: int
+    seconds: float
+
+
+def overlaps(history: History) -> Iterator[Overlap]:
+    """Every process that made a step after any process of the next attempt had made one."""
     numbers: dict[str, list[int]] = {}
     for job_id, number in sorted(history.steps):
         numbers.setdefault(job_id, []).append(number)
     for job_id, its in numbers.items():
         for before, after in pairwise(its):
-            last = max(step["monotonic"] for step in history.steps[job_id, before])
             first = min(step["monotonic"] for step in history.steps[job_id, after])
-            if last > first:
-                yield job_id, before, after, last - first
+            for rank, lines in history.steps_by_rank(job_id, before).items():
+                last = max(step["monotonic"] for step in lines)
+                if last > first:
+                    yield Overlap(job_id, rank, before, after, last - first)
 
 
 def every_step_done(history: History) -> Iterator[str]:
@@ -64,7 +76,7 @@ def _trained_on_from_its_checkpoint(history: History) -> Iterator[str]:
     """
     losses: Counter[float] = Counter()
     for job_id, number, lines in _trainings(history):
-        first, saved = 0, _saved_before(history, job_id, number)
+        first, saved = 0, saved_before(history, job_id, number)
         for line in lines:
             if line["step"] == "restored":
                 first = line["restored"]
@@ -87,7 +99,7 @@ def _trainings(history: History) -> Iterator[tuple[str, int, list[Row]]]:
             yield job_id, winner["number"], history.steps.get((job_id, winner["number"]), [])
 
 
-def _saved_before(history: History, job_id: str, number: int) -> set[int]:
+def saved_before(history: History, job_id: str, number: int) -> set[int]:
     """The steps of checkpoints that attempts before this one began to write."""
     return {
         line["saved"]
@@ -99,7 +111,8 @@ def _saved_before(history: History, job_id: str, number: int) -> set[int]:
 
 
 def started_once(history: History) -> Iterator[str]:
-    for (job_id, number), lines in history.steps.items():
-        pids = Counter(line["pid"] for line in lines)
-        if len(pids) > 1:
-            yield f"job {job_id}: attempt {number} ran in {len(pids)} processes: {sorted(pids)}"
+    for job_id, number in history.steps:
+        for rank, lines in history.steps_by_rank(job_id, number).items():
+            pids = Counter(line["pid"] for line in lines)
+            if len(pids) > 1:
+                yield f"job {job_id}: attempt {number}, rank {rank}, ran in {len(pids)} processes: {sorted(pids)}"

@@ -13,6 +13,8 @@ from cyxwiz_tasks import Resources, TrainingJob, job
 
 #: how long a child outlives its job if nobody ends it
 _CHILD_SECONDS = 600
+#: rank 0 of a gang that saves does so each time after so many steps
+_SAVE_STEPS = 5
 
 
 def witness(path: str, ctx: Any, step: int | str, **more: Any) -> None:
@@ -20,6 +22,7 @@ def witness(path: str, ctx: Any, step: int | str, **more: Any) -> None:
     fields = {
         "job": ctx.job_id,
         "attempt": ctx.attempt,
+        "rank": ctx.rank,
         "step": step,
         "pid": os.getpid(),
         "monotonic": time.monotonic(),
@@ -32,8 +35,8 @@ def witness(path: str, ctx: Any, step: int | str, **more: Any) -> None:
         os.close(file)
 
 
-def _walk(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
-    for step in range(1, steps + 1):
+def _walk(ctx: Any, path: str, steps: int, pause_seconds: float, first: int = 1) -> int:
+    for step in range(first, steps + 1):
         if ctx.should_stop:
             witness(path, ctx, "stopped")
             return step - 1
@@ -57,6 +60,39 @@ def walks(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
 @job(resources=Resources(gpus=1))
 def walks_on_a_gpu(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
     return _walk(ctx, path, steps, pause_seconds)
+
+
+@job(resources=Resources(nodes=2))
+def walks_together(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    """Each rank makes all steps, side by side with the other."""
+    return _walk(ctx, path, steps, pause_seconds)
+
+
+@job(resources=Resources(nodes=2))
+def saves_together(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    """Rank 0 saves as it goes; each rank goes on from what was saved."""
+    made, saved = 0, ctx.restore()
+    if saved is not None:
+        made = saved["step"]
+        witness(path, ctx, "restored", restored=made)
+    while made < steps:
+        goal = min(made + _SAVE_STEPS, steps)
+        if (made := _walk(ctx, path, goal, pause_seconds, made + 1)) < goal:
+            break
+        if ctx.rank == 0:
+            # Before it is written: whoever goes on from it finds the line.
+            witness(path, ctx, "saving", saved=made)
+        ctx.checkpoint(step=made)
+    return made
+
+
+@job(resources=Resources(nodes=2))
+def fails_together(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    """Rank 1 fails after its first step; rank 0 would go on for all of them."""
+    if ctx.rank == 0:
+        return _walk(ctx, path, steps, pause_seconds)
+    witness(path, ctx, 1)
+    raise ValueError("as it was told to")
 
 
 @job
