@@ -64,9 +64,10 @@ def capacity(history: History) -> Iterator[str]:
     by_node: dict[str, list[Row]] = defaultdict(list)
     for attempts in history.attempts.values():
         for attempt in attempts:
-            # A gang keeps all its places until the last of its processes has ended.
+            # A gang keeps the place of a member that has ended, but not on a node that starts anew meanwhile.
             for place in history.members.get(attempt["token"], [attempt]):
-                by_node[place["node_id"]].append(attempt | {"gpus": place["gpus"]})
+                held = {"gpus": place["gpus"], "ended_at": place["ended_at"] or attempt["ended_at"]}
+                by_node[place["node_id"]].append(attempt | held)
     for node_id, attempts in by_node.items():
         slots = nodes[node_id]["slots"]
         most, at = _most_at_once(attempts)
