@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -189,6 +190,21 @@ class Lab:
             return len(clearing.victims)
         return 0
 
+    def move(self, move: Any, most_rounds: int) -> None:
+        """Submit a job, or end one; then place, and give back until nobody has to any more."""
+        if isinstance(move, tuple):
+            self.submit(*move)
+        elif self.running:
+            self.end(sorted(self.running)[move % len(self.running)])
+        self.place()
+        self.check()
+        rounds = 0
+        while self.give_back():
+            self.place()
+            self.check()
+            rounds += 1
+            assert rounds <= most_rounds, "places go to and fro"
+
     def check(self) -> None:
         total = sum(gpus_of(one) for one in self.running.values())
         for project in ("x", "y", "z"):
@@ -247,18 +263,7 @@ def test_what_is_borrowed_comes_back_and_what_is_kept_stays_free(
     }
     lab = Lab(8, quotas)
     for move in moves:
-        if isinstance(move, tuple):
-            lab.submit(*move)
-        elif lab.running:
-            lab.end(sorted(lab.running)[move % len(lab.running)])
-        lab.place()
-        lab.check()
-        rounds = 0
-        while lab.give_back():
-            lab.place()
-            lab.check()
-            rounds += 1
-            assert rounds <= 8 * MOST, "places go to and fro"
+        lab.move(move, 8 * MOST)
         # An owner waits only while nobody borrows, but for those who have given their place back often enough.
         waits = [queue for queue in lab.backlog if lab.quotas.is_own(queue.project, queue.amounts)]
         for queue in waits:
@@ -292,18 +297,7 @@ def test_gangs_take_back_what_they_own_together_and_go_together(
     quotas = {name: Quota(gpus=own, lend_gpus=lend) for name, own, lend in zip("xy", owns, lends, strict=True)}
     lab = Lab(3, quotas, nodes="abc")
     for move in moves:
-        if isinstance(move, tuple):
-            lab.submit(*move)
-        elif lab.running:
-            lab.end(sorted(lab.running)[move % len(lab.running)])
-        lab.place()
-        lab.check()
-        rounds = 0
-        while lab.give_back():
-            lab.place()
-            lab.check()
-            rounds += 1
-            assert rounds <= 9 * MOST, "places go to and fro"
+        lab.move(move, 9 * MOST)
         for placement in lab.running.values():
             assert len({member.node_id for member in placement.members}) == placement.waiting.resources.nodes
 
