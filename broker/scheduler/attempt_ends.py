@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from broker.scheduler.ending import JOB_STATES, job_message, say_again, say_last_word, set_aside, wait_again
 from broker.scheduler.judging import Verdict, judge, reported
+from broker.scheduler.live import Live
 from broker.scheduler.log_lines import line
-from broker.scheduler.memory import Live, tightened
+from broker.scheduler.memory import tightened
 from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retry_policy import End as PastEnd
 from broker.scheduler.retry_policy import Retry

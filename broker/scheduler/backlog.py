@@ -42,6 +42,11 @@ class Waiting(NamedTuple):
     time_limit_seconds: float | None = None
 
     @property
+    def applicant(self) -> Applicant:
+        """Whose job a node may take or refuse."""
+        return Applicant(self.owner, self.project, self.priority)
+
+    @property
     def amounts(self) -> Amounts:
         """What quotas count of it."""
         return amounts_of(expected(demand_of(self.resources)))

@@ -23,11 +23,11 @@ import numpy as np
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.claims import Claim
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.columns import Rows
 from broker.scheduler.demand import demand_of
 from broker.scheduler.node import Node
-from broker.scheduler.places import Wanted, able, take, taking_work, without
+from broker.scheduler.places import Wanted, able, has_room, take, taking_work, without
 from broker.scheduler.preemption import Clearing, Holder, choose
-from cyxwiz_tasks.conditions import Applicant
 
 #: starting again costs an attempt about so much
 RESTART_SECONDS = 30.0
@@ -76,10 +76,11 @@ def consolidate(
     # What runs on goes on elsewhere, so all that the big job takes is gained.
     seconds = _UNKNOWN_SECONDS if claim.starts_at is None else max(0.0, claim.starts_at - now)
     most = _MOST_LOST * seconds * waiting.resources.gpus
-    for loss, _, clearing in sorted(found, key=lambda one: one[:2])[:_PLACES]:
-        if loss > most:
-            break
-        if _fit_elsewhere(cluster, [movers[name] for name in clearing.victims], {*taken, clearing.node_id}):
+    affordable = sorted((one for one in found if one[0] <= most), key=lambda one: one[:2])[:_PLACES]
+    free = [row for row in taking_work(cluster) if cluster.node_at(row).node_id not in taken] if affordable else []
+    for _, own, clearing in affordable:
+        rows = np.array([row for row in free if row != own], np.int32)
+        if _fit(cluster, [movers[name] for name in clearing.victims], rows):
             return clearing
     return None
 
@@ -101,16 +102,13 @@ def _loss(names: Iterable[str], movers: Mapping[str, Mover]) -> float:
     )
 
 
-def _fit_elsewhere(cluster: Cluster, movers: list[Mover], taken: Collection[str]) -> bool:
-    """Whether all of these find room at the same time, on nodes that are not `taken`; the biggest choose first."""
+def _fit(cluster: Cluster, movers: list[Mover], rows: Rows) -> bool:
+    """Whether all of these find room on these nodes at the same time; the biggest choose first."""
     rooms: dict[str, Node] = {}
-    rows = np.array([row for row in taking_work(cluster) if cluster.node_at(row).node_id not in taken], np.int32)
     for number, mover in enumerate(sorted(movers, key=lambda mover: -mover.waiting.resources.gpus)):
-        waiting = mover.waiting
-        counted = np.array(demand_of(waiting.resources).counted).reshape(4, 1)
-        roomy = rows[np.all(cluster.columns.free[:, rows] >= counted, axis=0)]
-        applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
-        options = able(cluster, waiting.resources, applicant, roomy).some(cluster, 0, _NODES)
+        resources = mover.waiting.resources
+        roomy = rows[has_room(cluster, demand_of(resources), rows)]
+        options = able(cluster, resources, mover.waiting.applicant, roomy).some(cluster, 0, _NODES)
         if any(node.capability.checkpoint_place != mover.checkpoint_place for node, _ in options):
             return False
         fullest = sorted(options, key=lambda option: (option[0].idle_gpus, option[0].row))

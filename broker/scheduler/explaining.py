@@ -50,7 +50,7 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
         if (waiting := turn.memory.backlog.find(page["id"])) is not None:
             found.sentences += keeping.sentences(turn.memory, waiting)
-            applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
+            applicant = waiting.applicant
             _estimate(turn, found, resources, applicant, waiting)
             if waiting.job_id in turn.memory.start_by and (start_by := parse_time(page["expires_at"])) is not None:
                 found.sentences += found.estimate.too_late(start_by) if found.estimate is not None else []

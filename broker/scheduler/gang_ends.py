@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from broker.scheduler import attempt_ends
-from broker.scheduler.memory import Live
+from broker.scheduler.live import Live
 from broker.scheduler.standing import carried_to_its_end, suspect_member
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol.names import log_key

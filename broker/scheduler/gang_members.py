@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from broker.scheduler import stopping
+from broker.scheduler.live import Live, MemberEnd
 from broker.scheduler.log_lines import line
-from broker.scheduler.memory import Live, MemberEnd, Memory
+from broker.scheduler.memory import Memory
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.protocol.controls import Stop

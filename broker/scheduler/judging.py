@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from broker.scheduler.backlog import Waiting
-from broker.scheduler.memory import Live
+from broker.scheduler.live import Live
 from broker.scheduler.node import Node
 from broker.scheduler.retry_policy import OWN, Decision, End, Wishes, decide
 from broker.scheduler.turn import Turn

@@ -9,7 +9,6 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.claims import Claim
 from broker.scheduler.memory import Memory
 from broker.scheduler.places import able, fits, without
-from cyxwiz_tasks.conditions import Applicant
 
 #: of those that a job waits for, so many are named
 _NAMED = 3
@@ -22,7 +21,7 @@ def sentences(memory: Memory, waiting: Waiting) -> list[str]:
         if waiting.resources.nodes > 1:
             return [_of_gang(memory, memory.claims.of(claim.job_id))]
         return [_own(memory, claim)]
-    found = able(memory.cluster, waiting.resources, Applicant(waiting.owner, waiting.project, waiting.priority))
+    found = able(memory.cluster, waiting.resources, waiting.applicant)
     said = []
     for other in memory.claims:
         for node, wanted in found.one(memory.cluster, other.node_id):

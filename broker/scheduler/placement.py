@@ -230,8 +230,7 @@ class Placer:
 
     def _place_on(self, node: Node, waiting: Waiting, placed: list[Placement]) -> bool:
         """Place a waiting job on this node. False: it does not fit there."""
-        applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
-        candidates = self._candidates(waiting.resources, applicant)
+        candidates = self._candidates(waiting.resources, waiting.applicant)
         score = candidates.score_on(node)
         if score is None:
             return False

@@ -43,8 +43,7 @@ class Able(NamedTuple):
 
     def for_members(self, cluster: Cluster, start: int, count: int) -> list[tuple[Node, Wanted]]:
         """For a gang: before these, as many as it has members that have room now, as far as counting tells."""
-        found, counted = self.some(cluster, start, count), np.array(self.demand.counted).reshape(-1, 1)
-        roomy = np.all(cluster.columns.free[:, self.rows] >= counted, axis=0).nonzero()[0]
+        found, roomy = self.some(cluster, start, count), has_room(cluster, self.demand, self.rows).nonzero()[0]
         known = {node.node_id for node, _ in found}
         more = [self._wanted(cluster, int(at)) for at in roomy[: self.demand.nodes]]
         return [one for one in more if one[0].node_id not in known] + found
@@ -66,6 +65,13 @@ def takes_work(node: Node) -> bool:
 
 def taking_work(cluster: Cluster) -> Rows:
     return np.array([node.row for node in cluster if takes_work(node)], np.int32)
+
+
+def has_room(cluster: Cluster, demand: Demand, rows: Rows) -> NDArray[np.bool_]:
+    """Of these rows, where a slot and enough of everything is free now, as far as counting tells."""
+    counted = np.array(demand.counted).reshape(-1, 1)
+    room: NDArray[np.bool_] = np.all(cluster.columns.free[:, rows] >= counted, axis=0)
+    return room
 
 
 def able(cluster: Cluster, resources: Resources, applicant: Applicant, rows: Rows | None = None) -> Able:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from broker.scheduler.live import Live
 from broker.scheduler.meeting_point import meeting_point
-from broker.scheduler.memory import Live, Memory
+from broker.scheduler.memory import Memory
 from broker.scheduler.messages import for_node
 from broker.scheduler.placement import Placement
 from broker.scheduler.turn import Turn

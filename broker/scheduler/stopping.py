@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from broker.scheduler.memory import Live
+from broker.scheduler.live import Live
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.settings import Settings

@@ -68,7 +68,7 @@ class Books:
 
     def could_run(self, waiting: Waiting) -> list[str]:
         """Nodes that a job could run on if they were empty."""
-        applicant = Applicant(waiting.owner, waiting.project, waiting.priority)
+        applicant = waiting.applicant
         return [
             name
             for name, able in self.nodes.items()

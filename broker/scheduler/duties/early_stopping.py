@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from broker.scheduler.commands import cancel
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.halving import Cut, Rungs
-from broker.scheduler.memory import Live
+from broker.scheduler.live import Live
 from db import metrics
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from db import quotas
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
-    from broker.scheduler.memory import Live
+    from broker.scheduler.live import Live
 
 #: jobs for which one run clears places, and nodes that it looks at for each: what it costs has a limit
 _JOBS, _NODES = 8, 128

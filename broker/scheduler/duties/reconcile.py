@@ -27,7 +27,7 @@ from cyxwiz_tasks.states import Cause
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
-    from broker.scheduler.memory import Live
+    from broker.scheduler.live import Live
 
 _TELLINGS = 3
 #: how many nodes one run looks at, by turns: what it costs does not grow with their number

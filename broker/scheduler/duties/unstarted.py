@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import lose
-from broker.scheduler.memory import Live
+from broker.scheduler.live import Live
 from broker.scheduler.placing import publish
 from broker.scheduler.standing import broke_jobs
 from cyxwiz_tasks.states import Cause
