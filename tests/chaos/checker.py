@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.history import ENDED, History, read_history
+from tests.chaos.history import ENDED, URGENT, History, Row, read_history
 from tests.chaos.invariants import INVARIANTS
 from tests.chaos.invariants.witness import overlaps
 
 HIT_SHARE = 0.95
 _SHOWN = 20
+#: in a run of so many jobs some give their place to others
+_MANY_JOBS = 1000
 
 
 @dataclass
@@ -59,6 +61,12 @@ def _doubts(history: History) -> Iterator[str]:
     struck = {line["kind"] for line in hit if _while_running(history, line["began_at"], line["at"])}
     for kind in sorted({one["kind"] for one in history.run["planned"]} - struck):
         yield f"{kind} never struck while an attempt was under way"
+    if len(history.jobs) >= _MANY_JOBS:
+        moved = len(_moved(history))
+        if moved == len(history.asked_to_leave):
+            yield "nobody gave its place to a more urgent job"
+        if not moved:
+            yield "nobody moved for a bigger job"
 
 
 def _while_running(history: History, began_at: float, ended_at: float) -> bool:
@@ -67,6 +75,11 @@ def _while_running(history: History, began_at: float, ended_at: float) -> bool:
         for attempts in history.attempts.values()
         for attempt in attempts
     )
+
+
+def _moved(history: History) -> list[Row]:
+    """Of those that were asked to leave, who was not for a more urgent job."""
+    return [row for row in history.asked_to_leave if history.kind(row["claimant"]) not in URGENT]
 
 
 def _facts(history: History) -> dict[str, Any]:
@@ -85,6 +98,8 @@ def _facts(history: History) -> dict[str, Any]:
         "accepted": len(accepted),
         "attempts": sum(map(len, history.attempts.values())),
         "gang_attempts": len(history.members),
+        "asked_to_leave": len(history.asked_to_leave),
+        "of_them_moved": len(_moved(history)),
         "faults_planned": len(history.run["planned"]),
         "faults_hit": sum(line["hit"] for line in history.faults),
         "kinds": len({line["kind"] for line in history.faults if line["hit"]}),

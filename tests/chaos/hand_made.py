@@ -7,7 +7,7 @@ from typing import Any
 from tests.chaos.history import History, Row
 
 NODE = "node-1"
-JOB, OTHER, GANG = "job-1", "job-2", "job-3"
+JOB, OTHER, GANG, MOVED, WIDE = "job-1", "job-2", "job-3", "job-4", "job-5"
 FAR_NODE = "node-2"
 
 
@@ -77,6 +77,35 @@ def add_gang(history: History) -> None:
         history.witness.append(step(GANG, 2, "restored", 30.0, 210 + rank, rank) | {"restored": 5})
         history.witness += [step(GANG, 2, number, 30 + number / 10, 210 + rank, rank) for number in range(6, 21)]
     history.witness.append(step(GANG, 1, "saving", 22.6, 200) | {"saved": 5})
+
+
+def add_move(history: History) -> None:
+    """A job on a GPU saves ten steps, and moves to another node, since one that needs two GPUs takes all of its own."""
+    history.record["nodes"].append({"id": FAR_NODE, "name": "two", "slots": 2})
+    history.record["jobs"] += [job(MOVED, current_token=42, attempts=2), job(WIDE, current_token=41, attempts=1)]
+    history.record["attempts"] += [
+        attempt(40, 1, "preempted", 40.0, 44.0, job_id=MOVED, gpus=[0], cause="preempted"),
+        attempt(41, 1, "completed", 45.0, 50.0, job_id=WIDE, gpus=[0, 1]),
+        attempt(42, 2, "completed", 45.0, 50.0, job_id=MOVED, gpus=[0], node_id=FAR_NODE),
+    ]
+    for before, after, token in [(None, "pending", None), ("pending", "assigned", 40), ("assigned", "running", 40)]:
+        add_event(history, MOVED, before, after, token, epoch=2)
+    add_event(history, MOVED, None, None, 40, epoch=2)
+    history.record["events"][-1]["detail"] = {"preempted_for": WIDE, "node_ids": [NODE]}
+    moves = [("running", "pending", 40), ("pending", "assigned", 42)]
+    moves += [("assigned", "running", 42), ("running", "completed", 42)]
+    for before, after, token in moves:
+        add_event(history, MOVED, before, after, token, epoch=2)
+    moves = [(None, "pending", None), ("pending", "assigned", 41), ("assigned", "running", 41)]
+    for before, after, token in [*moves, ("running", "completed", 41)]:
+        add_event(history, WIDE, before, after, token, epoch=2)
+    for id, kind in ((MOVED, "saves"), (WIDE, "wide")):
+        history.client += [op("submit", "invoke", id, kind), op("submit", "ok", id, kind, value=id)]
+    history.witness += [step(MOVED, 1, number, 40 + number / 10, 300) for number in range(1, 11)]
+    history.witness += [step(MOVED, 1, what, 41.0, 300) | {"saved": 10} for what in ("saving", "saved")]
+    history.witness.append(step(MOVED, 2, "restored", 45.0, 301) | {"restored": 10})
+    history.witness += [step(MOVED, 2, number, 45 + number / 10, 301) for number in range(11, 41)]
+    history.witness += [step(WIDE, 1, number, 45 + number / 10, 302) for number in range(1, 21)]
 
 
 def member(lead: int, rank: int, node_id: str, report: Row | None, ended_at: float | None = 25.0) -> Row:

@@ -15,8 +15,10 @@ Row = dict[str, Any]
 ENDED = frozenset({"completed", "failed", "cancelled"})
 LIVE = frozenset({"assigned", "running"})
 #: kinds of jobs that run on two nodes at once
-GANGS = frozenset({"gang", "gang_saves", "gang_fails", "gang_cancelled"})
+GANGS = frozenset({"gang", "gang_saves", "gang_fails", "gang_cancelled", "gang_urgent"})
 GANG_SIZE = 2
+#: kinds of jobs that take the place of all others
+URGENT = frozenset({"urgent", "gang_urgent"})
 
 
 @dataclass
@@ -45,6 +47,10 @@ class History:
         """Of gangs, by the token of their attempt, by rank. Runs before there were gangs have none."""
         return _grouped(sorted(self.record.get("gang_members", []), key=lambda row: row["rank"]), "lead")
 
+    def places(self, attempt: Row) -> list[Row]:
+        """Where it is or was: one row for each member of a gang, or the attempt itself."""
+        return self.members.get(attempt["token"], [attempt])
+
     def given_up(self, attempt: Row, rank: int) -> bool:
         """Whether the scheduler took this process's place back: its node was not heard, so it may run on unheard."""
         if attempt["token"] not in self.members:
@@ -57,6 +63,15 @@ class History:
         """By job, in their order; those of nodes are left out."""
         rows = sorted(self.record.get("events", []), key=lambda row: row["seq"])
         return _grouped([row for row in rows if row["job_id"] is not None], "job_id")
+
+    @cached_property
+    def asked_to_leave(self) -> list[Row]:
+        """Each attempt that had to give its place to another job: `job_id`, `token`, `claimant`, `node_ids`."""
+        notes = (event for event in self.record.get("events", []) if "preempted_for" in (event.get("detail") or {}))
+        return [
+            {**event, "claimant": event["detail"]["preempted_for"], "node_ids": event["detail"]["node_ids"]}
+            for event in notes
+        ]
 
     @cached_property
     def steps(self) -> dict[tuple[str, int], list[Row]]:

@@ -99,7 +99,7 @@ class Stack:
         self._mount_small_disk(self.nodes[0].home)
         for number, node in enumerate(self.nodes):
             node.proxies = {"redis": self._redis_proxy()}
-            self._start_node(node, gpus="2x24GB:8.9" if number == 1 else None)
+            self._start_node(node, gpus="2x24GB:8.9" if number > 0 else None)
         for scheduler in self.schedulers:
             self._start(scheduler, ["scheduler"], "standing_by", CYXWIZ_DATABASE_URL=self.database_url(scheduler))
         for member in self.members:
@@ -202,6 +202,8 @@ class Stack:
             # Here three lost nodes say nothing of a job, nor three killed jobs in a row of a node.
             "CYXWIZ_POISON_LIMIT": "100",
             "CYXWIZ_QUARANTINE_SECONDS": "1",
+            # Jobs are short: who waits for all of a node gets it promised soon, and then others move.
+            "CYXWIZ_RESERVE_AFTER_SECONDS": "1",
             # A training that is placed on another node goes on there.
             "CYXWIZ_ARTIFACT_STORE": f"file://{self.folder}/store",
             **more,

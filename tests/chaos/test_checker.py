@@ -9,12 +9,16 @@ import pytest
 
 from tests.chaos.checker import judge
 from tests.chaos.hand_made import (
+    FAR_NODE,
     GANG,
     JOB,
+    MOVED,
     NODE,
     OTHER,
+    WIDE,
     add_event,
     add_gang,
+    add_move,
     attempt,
     fault,
     good,
@@ -164,11 +168,11 @@ def _is_lost(history: History, at: float) -> None:
     history.record["events"].append(row | {"from_state": "suspect", "to_state": "lost"})
 
 
-def _of_gang(spoil: Spoil) -> Spoil:
-    """With a gang in it, which is spoilt then."""
+def _with(add: Spoil, spoil: Spoil) -> Spoil:
+    """With more in it, which is spoilt then."""
 
     def both(history: History) -> None:
-        add_gang(history)
+        add(history)
         spoil(history)
 
     return both
@@ -229,7 +233,70 @@ def test_a_gang_that_went_well_passes_also_where_a_lost_node_ran_on(zombies: int
 
 @pytest.mark.parametrize(("name", "spoil"), SPOILT_GANGS)
 def test_a_spoilt_gang_fails_by_the_invariant_that_is_meant_for_it(name: str, spoil: Spoil):
-    test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name, _of_gang(spoil))
+    test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name, _with(add_gang, spoil))
+
+
+def _note(history: History) -> Row:
+    return next(row for row in history.record["events"] if row.get("detail"))
+
+
+def _sent_as(history: History, job_id: str, kind: str) -> None:
+    for line in history.client:
+        if line["job"] == job_id:
+            line["kind"] = kind
+
+
+def _of_moved(history: History, number: int, step: int | str) -> Row:
+    return next(row for row in history.witness if (row["job"], row["attempt"], row["step"]) == (MOVED, number, step))
+
+
+def _must_leave_for_ever(history: History) -> None:
+    notes = [{**_note(history), "token": 50 + number} for number in range(3)]
+    history.record["events"] += notes
+    history.record["attempts"] += [
+        attempt(note["token"], 3 + number, "preempted", 60.0, 61.0, job_id=MOVED) for number, note in enumerate(notes)
+    ]
+
+
+#: of a job that moved, as SPOILT
+SPOILT_MOVES: list[tuple[str, Spoil]] = [
+    ("P1", lambda h: _note(h).update(token=39)),
+    ("P1", lambda h: _note(h)["detail"].update(node_ids=[FAR_NODE])),
+    ("P1", lambda h: _sent_as(h, WIDE, "gpu")),
+    ("P1", lambda h: _sent_as(h, MOVED, "urgent")),
+    ("P1", lambda h: _sent_as(h, MOVED, "urgent") or _sent_as(h, WIDE, "urgent")),
+    ("P1", lambda h: h.witness.remove(_of_moved(h, 1, "saving"))),
+    ("P2", _must_leave_for_ever),
+    ("P3", lambda h: _of_moved(h, 2, "restored").update(restored=5)),
+    ("P3", lambda h: h.witness.remove(_of_moved(h, 2, "restored"))),
+    ("I15", lambda h: h.witness.remove(_of_moved(h, 2, 30))),
+    ("I15", lambda h: _of_moved(h, 2, "restored").update(restored=9)),
+    ("I18", lambda h: h.record["attempts"][-1].update(node_id=NODE)),
+]
+
+
+@pytest.mark.parametrize("kind", ["wide", "urgent"])
+def test_a_job_that_gave_its_place_and_went_on_from_what_it_had_saved_passes(kind: str):
+    history = good()
+    add_move(history)
+    _sent_as(history, WIDE, kind)
+    verdict = judge(history)
+    assert not any(verdict.violations.values()), verdict.violations
+    assert (verdict.facts["asked_to_leave"], verdict.facts["of_them_moved"]) == (1, kind == "wide")
+
+
+def test_who_had_saved_nothing_gives_its_place_to_an_urgent_job_too():
+    history = good()
+    add_move(history)
+    _sent_as(history, WIDE, "urgent")
+    history.witness[:] = [row for row in history.witness if row["job"] != MOVED]
+    history.witness += [step(MOVED, 2, number, 45 + number / 10, 301) for number in range(1, 41)]
+    assert not any(judge(history).violations.values())
+
+
+@pytest.mark.parametrize(("name", "spoil"), SPOILT_MOVES)
+def test_a_spoilt_move_fails_by_the_invariant_that_is_meant_for_it(name: str, spoil: Spoil):
+    test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name, _with(add_move, spoil))
 
 
 @pytest.mark.parametrize(("given_up", "late"), [(False, True), (True, False)])
@@ -358,7 +425,7 @@ def test_a_node_that_stands_still_is_lost_in_time_or_something_else_was_wrong():
 
 
 def test_every_invariant_is_tested():
-    assert {name.split()[0] for name in INVARIANTS} == {name for name, _ in SPOILT + SPOILT_GANGS}
+    assert {name.split()[0] for name in INVARIANTS} == {name for name, _ in SPOILT + SPOILT_GANGS + SPOILT_MOVES}
 
 
 def test_too_few_faults_that_struck_leave_it_unknown():
@@ -373,6 +440,16 @@ def test_a_fault_that_struck_while_nothing_ran_leaves_it_unknown():
     history.nemesis = [fault(0, "kill_worker", began_at=30.0, at=31.0)]
     [doubt] = judge(history).doubts
     assert "kill_worker never struck while" in doubt
+
+
+@pytest.mark.parametrize(("kind", "doubt"), [("wide", "more urgent job"), ("urgent", "bigger job")])
+def test_many_jobs_of_which_nobody_gave_way_leave_it_unknown(kind: str, doubt: str):
+    history = good()
+    add_move(history)
+    _sent_as(history, WIDE, kind)
+    history.record["jobs"] += [job(f"job-{number}") for number in range(1000)]
+    [found] = judge(history).doubts
+    assert doubt in found
 
 
 def test_lost_and_doubled_are_counted():

@@ -20,7 +20,7 @@ import redis
 from celery import chain
 from celery.canvas import Signature
 
-from cyxwiz_tasks import Client
+from cyxwiz_tasks import Client, Resources
 from cyxwiz_tasks.errors import (
     CyxwizError,
     JobCancelled,
@@ -29,16 +29,19 @@ from cyxwiz_tasks.errors import (
     ServerUnavailable,
 )
 from cyxwiz_tasks.ids import new_id
+from tests.chaos.history import URGENT
+from tests.chaos.invariants.witness import SAVES_STEPS
 from tests.chaos.stack import Journal
 
 #: kinds of jobs and how many of a hundred
 MIX = {
-    "noop": 40,
+    "noop": 38,
     "walk": 24,
     "children": 6,
     "fails": 6,
     "retries": 6,
-    "gpu": 6,
+    "gpu": 4,
+    "urgent": 3,
     "cancelled": 5,
     "keyed": 2,
     "train": 1,
@@ -46,9 +49,12 @@ MIX = {
     "gang_saves": 1,
     "gang_fails": 1,
     "gang_cancelled": 1,
+    "gang_urgent": 1,
 }
 #: so often comes a job that takes twice as long: no fault shall strike while nothing runs
 _PACE_SECONDS = 2.5
+#: so long after two that save comes the one for which one of them moves
+_SECONDS_UNTIL_SAVED = 2.5
 _SUBMITTERS = 4
 _SUBMIT_TIMEOUT_SECONDS = 8.0
 _TRIES = 12
@@ -69,6 +75,8 @@ class Submission:
     #: the ids of a chain's links, the last one its own
     links: tuple[str, ...] = ()
     key: str | None = None
+    #: the node on which it is if there is room
+    prefers: str | None = None
 
 
 def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
@@ -87,9 +95,19 @@ def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
             ids = tuple(new_id() for _ in range(3))
             planned += [Submission(at, "chain", id, links=ids) for id in ids]
             continue
+        if rng.random() < 0.015 and len(planned) + 3 <= jobs:
+            planned += _in_the_way(rng, at)
+            continue
         kind = rng.choices(kinds, weights)[0]
         planned.append(_submission(rng, at, kind))
-    return planned
+    return sorted(planned, key=lambda one: one.at)
+
+
+def _in_the_way(rng: random.Random, at: float) -> Iterator[Submission]:
+    """Two that save, on a node each if there is room, and one that finds no node free then: somebody has to move."""
+    for node in ("node1", "node2"):
+        yield Submission(at, "saves", new_id(), numbers=(SAVES_STEPS, rng.choice((0.25, 0.4))), prefers=node)
+    yield Submission(at + _SECONDS_UNTIL_SAVED, "wide", new_id(), numbers=(20, 0.1))
 
 
 def _paced(at: float) -> Submission:
@@ -98,7 +116,7 @@ def _paced(at: float) -> Submission:
 
 def _submission(rng: random.Random, at: float, kind: str) -> Submission:
     made = Submission(at, kind, new_id())
-    if kind in ("walk", "gpu", "keyed", "gang", "gang_saves", "gang_fails"):
+    if kind in ("walk", "gpu", "urgent", "keyed", "gang", "gang_saves", "gang_fails", "gang_urgent"):
         made.numbers = (20, rng.choice((0.02, 0.1, 0.25)))
     elif kind == "train":
         made.numbers = (3, 0.1)
@@ -200,7 +218,11 @@ class Workload:
         return False
 
     def _options(self, submission: Submission) -> dict[str, Any]:
-        return {"id": submission.id, "idempotency_key": submission.key, "timeout": _SUBMIT_TIMEOUT_SECONDS}
+        priority = "critical" if submission.kind in URGENT else "normal"
+        options = {"id": submission.id, "idempotency_key": submission.key, "timeout": _SUBMIT_TIMEOUT_SECONDS}
+        if submission.prefers is not None:
+            options["resources"] = Resources(gpus=1, prefer={f"node={submission.prefers}": 5})
+        return options | {"priority": priority}
 
     def _send_chain(self, submission: Submission) -> bool:
         """By Celery's own means, which do not wait for the record: whether it was accepted nobody knows yet."""
@@ -228,11 +250,15 @@ class Workload:
             "fails": chaos_jobs.fails,
             "retries": chaos_jobs.tries_again,
             "gpu": chaos_jobs.walks_on_a_gpu,
+            "saves": chaos_jobs.saves_on_a_gpu,
+            "wide": chaos_jobs.walks_on_two_gpus,
+            "urgent": chaos_jobs.walks_on_two_gpus,
             "train": chaos_jobs.trains,
             "gang": chaos_jobs.walks_together,
             "gang_saves": chaos_jobs.saves_together,
             "gang_fails": chaos_jobs.fails_together,
             "gang_cancelled": chaos_jobs.walks_together,
+            "gang_urgent": chaos_jobs.walks_together_on_gpus,
         }
         more = (self.mark,) if submission.kind == "children" else submission.numbers
         return tasks.get(submission.kind, chaos_jobs.walks).s(str(self.witness), *more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.chaos.history import History
-from tests.chaos.invariants import attempts, gangs, jobs, leftovers, nodes, submissions, witness
+from tests.chaos.invariants import attempts, gangs, giving_way, jobs, leftovers, nodes, submissions, witness
 
 Invariant = Callable[[History], Iterator[str]]
 
@@ -46,5 +46,8 @@ INVARIANTS: dict[str, Invariant] = {
     "G2 a gang ends as a whole": gangs.ends_as_a_whole,
     "G3 every rank made its steps": gangs.every_rank_made_its_steps,
     "G4 no member keeps its place": gangs.no_place_is_kept,
+    "P1 a place is taken for a good reason": giving_way.for_good_reason,
+    "P2 nobody is asked to leave too often": giving_way.not_too_often,
+    "P3 what was saved before a stop is gone on from": giving_way.no_step_is_lost,
     "S0 services end only when they are ended": leftovers.no_own_deaths,
 }

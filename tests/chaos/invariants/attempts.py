@@ -65,7 +65,7 @@ def capacity(history: History) -> Iterator[str]:
     for attempts in history.attempts.values():
         for attempt in attempts:
             # A gang keeps the place of a member that has ended, but not on a node that starts anew meanwhile.
-            for place in history.members.get(attempt["token"], [attempt]):
+            for place in history.places(attempt):
                 held = {"gpus": place["gpus"], "ended_at": place["ended_at"] or attempt["ended_at"]}
                 by_node[place["node_id"]].append(attempt | held)
     for node_id, attempts in by_node.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.chaos.history import ENDED, GANG_SIZE, GANGS, LIVE, History, Row
-from tests.chaos.invariants.witness import saved_before
+from tests.chaos.invariants.witness import goes_on, saved_before
 
 #: steps of each rank, of kinds whose every rank makes them all
-_STEPS = {"gang": 20, "gang_saves": 20}
+_STEPS = {"gang": 20, "gang_saves": 20, "gang_urgent": 20}
 
 
 def all_or_none(history: History) -> Iterator[str]:
@@ -47,15 +47,10 @@ def every_rank_made_its_steps(history: History) -> Iterator[str]:
         number, steps = attempt["number"], _STEPS.get(history.kind(job_id) or "")
         if attempt["state"] != "completed" or steps is None:
             continue
-        saved, by_rank = saved_before(history, job_id, number) | {0}, history.steps_by_rank(job_id, number)
+        saved, by_rank = saved_before(history, job_id, number), history.steps_by_rank(job_id, number)
         for rank in range(GANG_SIZE):
-            lines = by_rank.get(rank, [])
-            first = next((line["restored"] for line in lines if line["step"] == "restored"), 0)
-            made = [line["step"] for line in lines if isinstance(line["step"], int)]
-            if first not in saved:
-                yield f"job {job_id}: rank {rank} went on from step {first}; saved were {sorted(saved)}"
-            if made != list(range(first + 1, steps + 1)):
-                yield f"job {job_id}: rank {rank} of attempt {number} went on from {first} and made the steps {made}"
+            for wrong in goes_on(by_rank.get(rank, []), saved, steps):
+                yield f"job {job_id}: rank {rank} of attempt {number} {wrong}"
 
 
 def no_place_is_kept(history: History) -> Iterator[str]:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 from tests.chaos.history import History, Row
 
 #: how many steps a job of each kind makes
-_STEPS = {"noop": 1, "walk": 20, "gpu": 20, "keyed": 20, "children": 5, "chain": 1}
+_STEPS = {"noop": 1, "walk": 20, "gpu": 20, "wide": 20, "urgent": 20, "keyed": 20, "children": 5, "chain": 1}
+#: of those that save as they go
+SAVES_STEPS = 40
 
 
 def overlap_only_of_lost(history: History) -> Iterator[str]:
@@ -53,6 +55,7 @@ def overlaps(history: History) -> Iterator[Overlap]:
 def every_step_done(history: History) -> Iterator[str]:
     """Of what is completed, each step was made, and once by the attempt that did it."""
     yield from _every_step_once(history)
+    yield from _walked_on_from_its_checkpoint(history)
     yield from _trained_on_from_its_checkpoint(history)
 
 
@@ -69,13 +72,29 @@ def _every_step_once(history: History) -> Iterator[str]:
             yield f"job {job_id}: attempt {winner['number']} is completed and made the steps {made[:30]} of {steps}"
 
 
+def _walked_on_from_its_checkpoint(history: History) -> Iterator[str]:
+    for job_id, number, lines in _completed(history, "saves"):
+        for wrong in goes_on(lines, saved_before(history, job_id, number), SAVES_STEPS):
+            yield f"job {job_id}: attempt {number} {wrong}"
+
+
+def goes_on(lines: list[Row], saved: set[int], steps: int) -> Iterator[str]:
+    """What is wrong with an attempt that goes on from one of the `saved` steps, or from none, to the last."""
+    first = next((line["restored"] for line in lines if line["step"] == "restored"), 0)
+    made = [line["step"] for line in lines if isinstance(line["step"], int)]
+    if first not in saved | {0}:
+        yield f"went on from step {first}; saved were {sorted(saved)}"
+    if made != list(range(first + 1, steps + 1)):
+        yield f"went on from step {first} and made the steps {made} of {steps}"
+
+
 def _trained_on_from_its_checkpoint(history: History) -> Iterator[str]:
     """A training makes each step after the one it goes on from, which an attempt before it saved, up to the last.
 
     All trainings are alike: whatever was done to them, they end with the same loss.
     """
     losses: Counter[float] = Counter()
-    for job_id, number, lines in _trainings(history):
+    for job_id, number, lines in _completed(history, "train"):
         first, saved = 0, saved_before(history, job_id, number)
         for line in lines:
             if line["step"] == "restored":
@@ -91,11 +110,11 @@ def _trained_on_from_its_checkpoint(history: History) -> Iterator[str]:
         yield f"trainings that are alike ended with different losses: {dict(losses)}"
 
 
-def _trainings(history: History) -> Iterator[tuple[str, int, list[Row]]]:
-    """Of each training that is completed: its job, and number and lines of the attempt that did it."""
+def _completed(history: History, kind: str) -> Iterator[tuple[str, int, list[Row]]]:
+    """Of each job of a kind that is completed: its id, and number and lines of the attempt that did it."""
     for job_id, job in history.jobs.items():
-        submitted, winner = history.submitted.get(job_id), history.winner(job_id)
-        if job["state"] == "completed" and winner is not None and submitted and submitted["kind"] == "train":
+        winner = history.winner(job_id)
+        if job["state"] == "completed" and winner is not None and history.kind(job_id) == kind:
             yield job_id, winner["number"], history.steps.get((job_id, winner["number"]), [])
 
 

@@ -13,7 +13,7 @@ from cyxwiz_tasks import Resources, TrainingJob, job
 
 #: how long a child outlives its job if nobody ends it
 _CHILD_SECONDS = 600
-#: rank 0 of a gang that saves does so each time after so many steps
+#: who saves does so each time after so many steps
 _SAVE_STEPS = 5
 
 
@@ -46,6 +46,27 @@ def _walk(ctx: Any, path: str, steps: int, pause_seconds: float, first: int = 1)
     return steps
 
 
+def _walk_and_save(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    """Save as it goes, also when asked to stop, and go on from what was saved; of a gang rank 0 saves."""
+    made, saved = 0, ctx.restore()
+    if saved is not None:
+        made = saved["step"]
+        witness(path, ctx, "restored", restored=made)
+    while made < steps:
+        goal = min(made + _SAVE_STEPS, steps)
+        reached = _walk(ctx, path, goal, pause_seconds, made + 1)
+        if reached > made:
+            if ctx.rank == 0:
+                # Before it is written: whoever goes on from it finds the line.
+                witness(path, ctx, "saving", saved=reached)
+            if ctx.checkpoint(step=reached) and ctx.rank == 0:
+                witness(path, ctx, "saved", saved=reached)
+        made = reached
+        if made < goal:
+            break
+    return made
+
+
 @job
 def noop(ctx: Any, path: str) -> int:
     witness(path, ctx, 1)
@@ -62,6 +83,23 @@ def walks_on_a_gpu(ctx: Any, path: str, steps: int, pause_seconds: float) -> int
     return _walk(ctx, path, steps, pause_seconds)
 
 
+@job(resources=Resources(gpus=1))
+def saves_on_a_gpu(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    """Who gives its place to a more urgent job, or moves for a bigger one."""
+    return _walk_and_save(ctx, path, steps, pause_seconds)
+
+
+@job(resources=Resources(gpus=2))
+def walks_on_two_gpus(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    """All that a node has: others stand in its way."""
+    return _walk(ctx, path, steps, pause_seconds)
+
+
+@job(resources=Resources(nodes=2, gpus=1))
+def walks_together_on_gpus(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
+    return _walk(ctx, path, steps, pause_seconds)
+
+
 @job(resources=Resources(nodes=2))
 def walks_together(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
     """Each rank makes all steps, side by side with the other."""
@@ -70,20 +108,7 @@ def walks_together(ctx: Any, path: str, steps: int, pause_seconds: float) -> int
 
 @job(resources=Resources(nodes=2))
 def saves_together(ctx: Any, path: str, steps: int, pause_seconds: float) -> int:
-    """Rank 0 saves as it goes; each rank goes on from what was saved."""
-    made, saved = 0, ctx.restore()
-    if saved is not None:
-        made = saved["step"]
-        witness(path, ctx, "restored", restored=made)
-    while made < steps:
-        goal = min(made + _SAVE_STEPS, steps)
-        if (made := _walk(ctx, path, goal, pause_seconds, made + 1)) < goal:
-            break
-        if ctx.rank == 0:
-            # Before it is written: whoever goes on from it finds the line.
-            witness(path, ctx, "saving", saved=made)
-        ctx.checkpoint(step=made)
-    return made
+    return _walk_and_save(ctx, path, steps, pause_seconds)
 
 
 @job(resources=Resources(nodes=2))
