@@ -253,4 +253,19 @@ MUTATIONS = (
         ),
         Tests(("tests/integration/test_db_gangs.py",)),
     ),
+    Mutation(
+        "anybody's place is taken",
+        (("broker/scheduler/preemption.py", "id not in stopping and holders[id].rank < rank)", "id not in stopping)"),),
+        Tests(("tests/unit/test_preemption.py",)),
+    ),
+    Mutation(
+        "the next leader does not know who was asked to leave",
+        ((_LEADER, "            preempting.restore(tx, self.memory, self.settings)\n", ""),),
+        Tests(("tests/integration/test_scheduler_preempt.py",)),
+    ),
+    Mutation(
+        "a job's end does not wait for its checkpoint's way to the store",
+        (("workers/attempt_artifacts.py", "while thread.is_alive() and not self._gives_up():", "while False:"),),
+        Tests(("tests/unit/test_artifact_store.py",)),
+    ),
 )
