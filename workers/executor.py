@@ -113,11 +113,15 @@ def _run(attempt: Attempt, handover: Handover) -> Outcome:
         supervise(attempt)
         return outcome_of(attempt)
     asked = handover.stop_request.asked
-    if asked is None and handover.not_fetched is not None:
+    if asked is not None and asked.outcome == "cancelled":
+        return cancelled(attempt)
+    # A node that stops ends whoever waits, and asks all to leave only then: that nobody has asked is no wish to cancel.
+    if asked is not None or attempt.node.stopping:
+        return preempted(attempt)
+    if handover.not_fetched is not None:
         return no_checkpoint(attempt, handover.not_fetched)
-    if asked is None and handover.not_met is not None:
-        return not_met(attempt, handover.not_met)
-    return preempted(attempt) if asked is not None and asked.outcome == "preempted" else cancelled(attempt)
+    assert handover.not_met is not None
+    return not_met(attempt, handover.not_met)
 
 
 def _give_back(process: WarmProcess, node: Node, handover: Handover, error: Exception) -> None:

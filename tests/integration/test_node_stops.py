@@ -164,6 +164,23 @@ def test_sigterm_gives_jobs_back_and_leaves_in_order(node, scheduler, tmp_path):
     assert not any(is_alive(process.pid) for process in family)
 
 
+def test_a_member_that_waits_for_its_gang_gives_its_place_back_when_its_node_stops(scheduler, broker_url, tmp_path):
+    """It is told that the node stops before anybody has asked it to leave, and it is no reason to cancel its job."""
+    points = tmp_path / "points"
+    points.mkdir()
+    options = ("--name", "stops", "--slots", "2")
+    with NodeProcess(broker_url, tmp_path / "home", *options, CYXWIZ_FAILPOINTS=str(points)) as node:
+        node.ready()
+        gang = {"rank": 1, "token": 1000, "nodes": ["elsewhere", "stops"], "address": "127.0.0.1"}
+        scheduler.changes = {"gang": gang}
+        (points / "agent.after_accept").write_text("sleep 0")
+        job = node_jobs.add.delay(1, 2)
+        wait_until(lambda: not (points / "agent.after_accept").exists())
+        assert node.end(signal.SIGTERM) == 0
+    ended = scheduler.wait_for("ended", job.id)
+    assert (ended.outcome, ended.by_node) == ("preempted", True)
+
+
 def test_a_second_signal_ends_at_once_and_the_jobs_with_it(node, scheduler, tmp_path):
     node_jobs.is_stubborn.delay(str(tmp_path))
     pids = [pid_in(tmp_path / "pid"), pid_in(tmp_path / "daemon")]
