@@ -9,7 +9,7 @@ from typing import ClassVar
 from broker.scheduler import preempting
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.consolidation import Mover, consolidate
-from broker.scheduler.duties.preempt import Preempt
+from broker.scheduler.duties.preempt import NODES, Preempt
 from broker.scheduler.preemption import Clearing
 
 #: reservations at which one run looks: what it costs has a limit
@@ -20,6 +20,7 @@ class Consolidate(Preempt):
     every_seconds: ClassVar[float] = 5.0
 
     def run_once(self) -> dict[str, int]:
+        self._start += NODES
         limit = self.leader.settings.consolidate_limit
         # Whose job gave its place back often is looked up only where somebody might have to go.
         if not self.leader.placed_all or limit == 0 or self._move(set()) is None:

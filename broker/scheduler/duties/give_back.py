@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from broker.scheduler import preempting
 from broker.scheduler.backlog import Queue, Waiting
-from broker.scheduler.duties.preempt import Preempt, holders_of, promise
+from broker.scheduler.duties.preempt import NODES, Preempt, holders_of, promise
 from broker.scheduler.giving_back import Borrower, Wish, place_for
 from broker.scheduler.preemption import Clearing
 from broker.scheduler.quotas import Amounts
@@ -25,6 +25,7 @@ class GiveBack(Preempt):
         memory = self.leader.memory
         if not memory.shares.quotas.active:
             return {}
+        self._start += NODES
         self._keep_promises()
         owners = [queue for queue in memory.backlog if self._may_take_back(queue)]
         # Whose job gave its place back often is looked up only where somebody might have to go.

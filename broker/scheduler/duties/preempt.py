@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from broker.scheduler.live import Live
 
 #: jobs for which one run clears places, and nodes that it looks at for each: what it costs has a limit
-_JOBS, _NODES = 8, 128
+_JOBS, NODES = 8, 128
 
 
 class Preempt(Duty):
@@ -33,10 +33,11 @@ class Preempt(Duty):
         super().__init__(leader)
         setting = leader.settings.preempt_from
         self._from_rank = Priority(setting).rank if setting != "never" else len(Priority)
-        #: where the next look at the nodes begins
+        #: where this run's look at the nodes begins: whoever finds a place looks again, in a turn, and must find it
         self._start = 0
 
     def run_once(self) -> dict[str, int]:
+        self._start += NODES
         # Whose job gave its place back often is looked up only where somebody might have to go.
         if not self.leader.placed_all or not self._clearings(set()):
             return {}
@@ -105,13 +106,12 @@ class Preempt(Duty):
         """
         memory, members = self.leader.memory, queue.resources.nodes
         cluster = memory.cluster
-        self._start += _NODES
         fitting = able(cluster, queue.resources, queue.applicant)
         if members == 1:
-            return fitting.some(cluster, self._start, _NODES)
+            return fitting.some(cluster, self._start, NODES)
         own = memory.claims.of(queue.head[1]) if queue.head is not None else []
         found = [one for claim in own for one in fitting.one(cluster, claim.node_id)]
-        found += fitting.for_members(cluster, self._start, max(_NODES, 2 * members))
+        found += fitting.for_members(cluster, self._start, max(NODES, 2 * members))
         return list({node.node_id: (node, wanted) for node, wanted in found}.values())
 
 
