@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
@@ -103,6 +104,30 @@ def test_a_job_that_does_not_start_by_its_time_is_cancelled(plane):
         with pytest.raises(JobCancelled, match="start_by"):
             handle.result(timeout=5)
         assert plane.job(handle.id)["cause"] == "expired"
+
+
+def test_of_many_jobs_that_do_not_start_in_time_all_are_cancelled(plane, monkeypatch):
+    monkeypatch.setattr(jobs, "expire", partial(jobs.expire, limit=2))
+    with plane.scheduler():
+        many = [(plane.signature(number), {"start_by": 0.5}) for number in range(5)]
+        ids = [handle.id for handle in plane.client.submit_many(many)]
+        submitted = time.monotonic()
+    until(lambda: time.monotonic() > submitted + 0.6)
+    with plane.scheduler():
+        until(lambda: {plane.job(id)["cause"] for id in ids} == {"expired"})
+
+
+def test_a_job_that_was_lost_before_it_started_has_not_kept_its_start_by(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.expired_jobs._LOOK_SECONDS", 0.3, raising=False)
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit(start_by=0.5)
+        start_by = time.monotonic() + 0.5
+        node.take()
+        until(lambda: time.monotonic() > start_by + 0.5)
+        assert plane.job(job_id)["state"] == "assigned"
+        node.leave()
+        assert plane.wait_for(job_id, "cancelled")["cause"] == "expired"
 
 
 def test_a_job_that_has_started_once_has_kept_its_start_by(plane):
