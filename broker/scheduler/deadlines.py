@@ -12,7 +12,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._of_job: dict[str, float] = {}
         self._coming: list[tuple[float, str]] = []
-        #: past their deadline, and not known to have ended
+        #: past their deadline, and not known to have ended; since when that is known
         self.overdue: dict[str, float] = {}
 
     def expect(self, job_id: str, left_seconds: float | None) -> None:
@@ -32,11 +32,13 @@ class Deadlines:
         return None if moment is None else moment - time.monotonic()
 
     def look(self) -> dict[str, float]:
-        """The jobs that are past their deadline, each with that moment."""
+        """The jobs that are past their deadline, each with the moment at which that was seen first: of what ended while
+        nobody led, the word may still be on its way.
+        """
         while self._coming and self._coming[0][0] <= time.monotonic():
             moment, job_id = heappop(self._coming)
             if self._of_job.get(job_id) == moment:
-                self.overdue[job_id] = moment
+                self.overdue[job_id] = time.monotonic()
         return self.overdue
 
     @property

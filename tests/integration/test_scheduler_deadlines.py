@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from threading import Thread
 
 import pytest
 
@@ -64,6 +65,25 @@ def ended_by_the_scheduler(plane, node, assignment):
     stop = node.told()
     assert (stop.kind, stop.token, stop.grace_seconds) == ("stop", assignment.token, 0)
     assert not node.end(assignment, result="too late").committed
+
+
+def test_a_job_that_ended_in_time_while_nobody_led_has_ended_in_time(plane, monkeypatch):
+    monkeypatch.setattr("broker.scheduler.duties.overdue_jobs._PATIENCE_SECONDS", -1.5)
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit(deadline=0.5)
+        deadline_at = time.monotonic() + 0.5
+        assignment, _ = node.take()
+        node.start(assignment)
+        plane.wait_for(job_id, "running")
+    replies = []
+    reporting = Thread(target=lambda: replies.append(node.end(assignment, result=7)))
+    reporting.start()
+    until(lambda: time.monotonic() > deadline_at + 0.6)
+    with plane.scheduler():
+        reporting.join()
+        assert replies[0].committed
+        assert plane.job(job_id)["state"] == "completed"
 
 
 def test_an_overdue_job_that_comes_back_to_the_queue_fails(plane):

@@ -31,7 +31,7 @@ class OverdueJobs(Duty):
             return {}
         gone_before = time.monotonic() - settings.stop_grace_seconds - _PATIENCE_SECONDS
         waiting = [job_id for job_id in overdue if job_id not in memory.live]
-        stuck = [job_id for job_id, moment in overdue.items() if job_id in memory.live and moment < gone_before]
+        stuck = [job_id for job_id, since in overdue.items() if job_id in memory.live and since < gone_before]
         if not waiting and not stuck:
             return {}
         with self.leader.turn() as turn:
