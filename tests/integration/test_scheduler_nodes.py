@@ -225,6 +225,20 @@ def test_a_new_node_gets_big_jobs_once_a_job_has_completed_there_or_others_are_f
         assert new.take()[0].attempt == 1
 
 
+def test_a_job_that_started_while_nobody_led_is_not_taken_from_its_node(plane, monkeypatch):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assignment, _ = node.take()
+    node.start(assignment)
+    # As after a minute.
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 0.0)
+    with plane.scheduler():
+        until(lambda: plane.job(job_id)["state"] != "assigned")
+        assert node.end(assignment).committed
+        assert (plane.job(job_id)["state"], plane.job(job_id)["attempts"]) == ("completed", 1)
+
+
 def test_a_message_that_got_lost_is_published_again_and_a_node_that_never_starts_it_loses_it(plane, monkeypatch):
     monkeypatch.setattr("broker.scheduler.duties.unstarted._PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 1.5)

@@ -59,7 +59,10 @@ class Unstarted(Duty):
 
     def _is_hopeless(self, live: Live) -> bool:
         # A Celery worker drops the message of a task that was revoked, without a word: then nobody will report its end.
-        return live.cancel_asked or time.monotonic() - live.assigned_at > _LIMIT_SECONDS
+        if live.cancel_asked:
+            return True
+        # The word that it started may be on its way since before this leader, or Redis, came: it is published first.
+        return live.published_at > -math.inf and time.monotonic() - live.assigned_at > _LIMIT_SECONDS
 
     def _is_up(self, live: Live) -> bool:
         cluster = self.leader.memory.cluster
