@@ -103,6 +103,8 @@ class Quotas:
         self._quotas.pop(project, None)
         self._count(project, 1)
         self.active = bool(self._quotas)
+        if not self.active:
+            self.promised = {}  # from now on nobody would look whether it still is
 
     def held(self, project: str) -> Amounts:
         return self._held.get(project, Amounts())

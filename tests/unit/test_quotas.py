@@ -45,6 +45,13 @@ def test_without_quotas_everything_may_be() -> None:
     assert not Quotas().is_own("x", GPU)
 
 
+def test_without_quotas_nothing_is_promised_any_more() -> None:
+    quotas = quotas_of(4, {"y": 4}, x=Quota(gpus=4))
+    quotas.promised["waiting"] = "x", Amounts(gpus=4)
+    quotas.remove("x")
+    assert quotas.admits("y", GPU), "and nobody would look at it again"
+
+
 def test_what_is_idle_is_lent_up_to_a_limit() -> None:
     quotas = quotas_of(8, {"y": 5}, x=Quota(gpus=4, lend_gpus=1))
     assert not quotas.admits("y", GPU), "three are kept for x"
