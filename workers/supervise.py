@@ -160,6 +160,7 @@ def _end(attempt: Attempt, clock: _Clock) -> None:
     """The process is gone: take what it still said, then end what it left behind."""
     attempt.ran_out_of_memory = attempt.process.kernel_ran_out_of_memory()
     attempt.undead = attempt.undead or attempt.process.end_tree()
-    while _take_frames(attempt, clock):
+    # Who hangs in the kernel may hold the other end open for ever.
+    while attempt.process.pipe.wait(0) and _take_frames(attempt, clock):
         pass
     attempt.log.drain(attempt.process.log_fd)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import socket
+import threading
 import time
 from types import SimpleNamespace
 
@@ -29,7 +31,7 @@ from workers.job_environment import job_environment
 from workers.joblog import JobLog
 from workers.node_folder import FolderTaken, NodeFolder
 from workers.storable import storable_json, storable_text
-from workers.supervise import _take_frames
+from workers.supervise import _end, _take_frames
 
 ASSIGNMENT = Assignment(job="j", attempt=1, token=7, node="n", incarnation="i", epoch=1)
 
@@ -230,6 +232,33 @@ def test_a_checkpoint_that_could_not_be_written_is_none():
     assert attempts.checkpoint_age_seconds().keys() == {ASSIGNMENT.token}
     for pipe in (agents, jobs):
         pipe.close()
+
+
+def test_an_end_does_not_wait_for_a_process_that_hangs_in_the_kernel_with_the_jobs_pipe():
+    """A data loader that was forked and hangs on a dead disk: nobody can close its copy of the socket."""
+    agents, jobs = (Pipe(end.detach()) for end in socket.socketpair())
+    log_read, log_write = os.pipe()
+    heard: list[dict] = []
+    process = SimpleNamespace(pipe=agents, log_fd=log_read, kernel_ran_out_of_memory=lambda: False)
+    attempt = SimpleNamespace(
+        process=process,
+        undead=[4711],
+        reports=SimpleNamespace(progress=lambda at, values: heard.append(values)),
+        log=SimpleNamespace(drain=lambda fd: None),
+    )
+    jobs.send({"kind": "progress", "at": 1.0, "values": {"step": 7}})
+    clock = SimpleNamespace(pace=Pace(floor_seconds=1, factor=1))
+    ending = threading.Thread(target=_end, args=(attempt, clock), daemon=True)
+    ending.start()
+    ending.join(5)
+    has_ended = not ending.is_alive()
+    jobs.close()
+    ending.join()
+    agents.close()
+    for fd in (log_read, log_write):
+        os.close(fd)
+    assert has_ended
+    assert heard == [{"step": 7}]
 
 
 def test_a_telling_grows_only_by_checkpoints_and_one_of_an_older_release_has_none():
