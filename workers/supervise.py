@@ -39,11 +39,12 @@ class _Clock:
     tell_at: float | None = None
 
     def wait_seconds(self, attempt: Attempt) -> float:
-        times = [at for at in (self.patience_at, self.tell_at) if at is not None]
+        now = time.monotonic()
+        # An hour at most, because select takes neither infinity nor a month.
+        times = [now + 3600, *(at for at in (self.patience_at, self.tell_at) if at is not None)]
         if attempt.is_going_on:
             times.append(self.limits.next(attempt.node.link.heard_at)[0])
-        # Without any: the process's end is what comes next. An hour, because select takes no infinity.
-        return max(0.0, min(times, default=time.monotonic() + 3600) - time.monotonic())
+        return max(0.0, min(times) - now)
 
 
 def supervise(attempt: Attempt) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import selectors
+import socket
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from cyxwiz_tasks.settings import Settings
 from workers.hung import REPORTS_NEEDED, Pace
 from workers.limits import Limits
 from workers.link import alone_seconds, gone_seconds, grace_seconds
+from workers.supervise import _Clock
 
 SETTINGS = Settings(lease_seconds=15, stop_grace_seconds=2, disconnected_seconds=900, preempt_grace_seconds=20)
 
@@ -68,6 +74,19 @@ def test_an_exclusive_job_is_gone_before_its_lease_can_end():
     assert asked + grace_seconds(SETTINGS, exclusive=True) == gone_seconds(SETTINGS) < SETTINGS.lease_seconds
     short = SETTINGS.model_copy(update={"lease_seconds": 1.0})
     assert 0 < alone_seconds(short, exclusive=True) < gone_seconds(short) < 1.0
+
+
+@pytest.mark.parametrize("alone_seconds", [30 * 86_400.0, float("inf")])
+def test_a_node_waits_for_a_job_however_long_it_may_go_on(alone_seconds):
+    """The kernel counts what a select may take in milliseconds, in 31 bits: 24.8 days."""
+    pace = Pace(floor_seconds=10, factor=20)
+    attempt = SimpleNamespace(is_going_on=True, node=SimpleNamespace(link=SimpleNamespace(heard_at=time.monotonic())))
+    clock = _Clock(Limits(pace=pace, alone_seconds=alone_seconds), pace)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, selectors.DefaultSelector() as selector:
+        selector.register(ours, selectors.EVENT_READ)
+        theirs.send(b"x")
+        assert selector.select(clock.wait_seconds(attempt))
 
 
 def test_any_other_job_goes_on_for_as_long_as_the_setting_says():
