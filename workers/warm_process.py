@@ -128,9 +128,7 @@ class ForkServer:
 
     def fork(self) -> WarmProcess:
         """A new process that is ready for a job. Raises ForkFailed."""
-        ours, theirs = socket.socketpair()
-        log_read, log_write = os.pipe()
-        status_read, status_write = os.pipe()
+        ours, theirs, log_read, log_write, status_read, status_write = self._ends()
         try:
             with self._lock:
                 socket.send_fds(self._started(), [b"f"], [theirs.fileno(), log_write, status_write])
@@ -207,6 +205,18 @@ class ForkServer:
             )
         self._control = ours
         return ours
+
+    def _ends(self) -> tuple[socket.socket, socket.socket, int, int, int, int]:
+        """Both ends of the job's pipe, its log and its status. Raises ForkFailed where there is no room for them."""
+        fds: list[int] = []
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._let_go(*fds)
+            raise ForkFailed(f"{ForkFailed.__doc__} ({error})") from error
+        return ours, theirs, fds[0], fds[1], fds[2], fds[3]
 
     @staticmethod
     def _let_go(*fds: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import resource
 import socket
 import struct
 import threading
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from cyxwiz_tasks.runtime.pipe import Pipe, decode_value, encode_value
 from workers.job_environment import job_environment
-from workers.warm_process import ForkServer
+from workers.warm_process import ForkFailed, ForkServer
 
 
 @pytest.fixture
@@ -85,6 +86,26 @@ def test_a_process_that_is_forked_in_that_moment_waits_for_its_job(default_timeo
     process.end_tree()
     process.close()
     server.stop()
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 3, 4, 5])
+def test_an_agent_without_free_descriptors_fails_to_fork_and_forgets_none_of_them(free):
+    """The thread that keeps processes warm tries again after a ForkFailed, and ends with anything else."""
+    server, soft = ForkServer({}, mark="test"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    filling = [os.open(os.devnull, os.O_RDONLY)]
+    while filling[-1] <= highest:
+        filling.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (filling[-1] + 1 + free, soft[1]))
+    try:
+        with pytest.raises(ForkFailed):
+            server.fork()
+        again = os.open(os.devnull, os.O_RDONLY) if free else None
+        assert again in (None, filling[-1] + 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, soft)
+    for fd in [*filling, *([again] if again is not None else [])]:
+        os.close(fd)
 
 
 def test_noise_on_the_pipe_is_an_error_and_not_a_gigabyte(ends):
