@@ -41,7 +41,7 @@ class AttemptArtifacts:
         staging: Path,
         stopping: Callable[[], bool],
     ) -> None:
-        """`staging` is a folder on the same disk; `stopping` says whether the node stops."""
+        """`staging` is a folder, best on the same disk; `stopping` says whether the node stops."""
         self._store, self._assignment, self._stopping = store, assignment, stopping
         self._artifacts, self._checkpoints, self._staging = artifacts, checkpoints, staging
         self._changed = threading.Condition()
@@ -101,7 +101,7 @@ class AttemptArtifacts:
         """Keep the files by links of our own: the job may remove them before a slow store has them."""
         staged = self._staging / folder.name
         try:
-            shutil.copytree(folder, staged, copy_function=os.link)
+            shutil.copytree(folder, staged, copy_function=_link_or_copy)
         except OSError as error:
             log.warning("job %s: checkpoint %s was gone before it was sent: %s", self._job, folder, error)
             return
@@ -209,6 +209,16 @@ def _newest_whole(root: Path, token: int) -> Generation | None:
             continue
         return generation
     return None
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # `artifacts` is a volume of its own, or on a file system without links.
+        shutil.copyfile(source, target)
 
 
 def _holds_any(folder: Path) -> bool:

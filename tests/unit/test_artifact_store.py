@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,23 @@ def test_what_the_job_removes_while_a_slow_store_takes_it_arrives_all_the_same(n
     assert first.attempt.finish("preempted") is None
     assert names(store, 3) == ["3/4", "3/1"]
     assert not first.attempt._staging.exists()
+
+
+def test_checkpoints_on_another_disk_than_the_nodes_folder_arrive(node, store):
+    """Where `artifacts` in the node's home is a volume of its own: no file there can have a second name elsewhere."""
+    shm = Path("/dev/shm")
+    first = node(3)
+    if not os.access(shm, os.W_OK) or shm.stat().st_dev == first.root.parents[3].stat().st_dev:
+        pytest.skip("this machine has no second disk")
+    with tempfile.TemporaryDirectory(dir=shm) as volume:
+        home = first.root.parents[2]
+        home.mkdir(parents=True)
+        (home / "artifacts").symlink_to(volume)
+        first.save(10)
+        assert first.attempt.finish("preempted") is None
+    second = node(4)
+    assert second.fetch(store) is None
+    assert second.step() == 10
 
 
 def test_a_store_that_is_away_costs_the_job_nothing_and_gets_the_newest_when_it_is_back(node, store, files):
