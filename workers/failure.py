@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from cyxwiz_tasks.runtime.pipe import Frame, decode_value
+from cyxwiz_tasks.runtime.pipe import Frame, relayed_value
 
 
 class RemoteTraceback(Exception):
@@ -42,7 +42,7 @@ def _again(module: str, qualname: str, args: tuple[Any, ...]) -> _StandIn:
 
 def stand_in(frame: Frame) -> Exception:
     """The exception that a frame describes, with its traceback as the cause."""
-    raised = _again(frame["module"], frame["type"], tuple(decode_value(frame["args"])))
+    raised = _again(frame["module"], frame["type"], tuple(relayed_value(frame["args"])))
     if text := frame.get("traceback"):
         raised.__cause__ = RemoteTraceback(text)
     return raised

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyxwiz_tasks.errors import JobFailed
-from cyxwiz_tasks.runtime.pipe import decode_value
+from cyxwiz_tasks.runtime.pipe import relayed_value
 from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.failure import stand_in
@@ -47,7 +47,7 @@ def outcome_of(attempt: Attempt) -> Outcome:
 
 def completed(attempt: Attempt) -> Outcome:
     text = _frame(attempt)["value"]
-    return Outcome("completed", value=decode_value(text), encoded=text)
+    return Outcome("completed", value=relayed_value(text), encoded=text)
 
 
 def raised(attempt: Attempt) -> Outcome:

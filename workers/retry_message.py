@@ -10,7 +10,7 @@ from celery.canvas import Signature
 
 from cyxwiz_tasks.envelope import envelope
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER
-from cyxwiz_tasks.runtime.pipe import decode_value
+from cyxwiz_tasks.runtime.pipe import relayed_value
 
 
 class NextTry(NamedTuple):
@@ -26,7 +26,7 @@ def retry_message(app: Celery, encoded: str, server_ahead_seconds: float) -> Nex
     An `eta` was said by this node's clock; the message says it by the server's. A countdown needs no clock, which may
     have jumped since it was last compared.
     """
-    signature = Signature.from_dict(decode_value(encoded), app=app)
+    signature = Signature.from_dict(relayed_value(encoded), app=app)
     headers = {name: value for name, value in signature.options["headers"].items() if name != ASSIGNMENT_HEADER}
     options = signature.options | {"headers": headers}
     ahead, countdown, eta = timedelta(seconds=server_ahead_seconds), options.pop("countdown", None), options.get("eta")

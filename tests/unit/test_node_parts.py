@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pickle
@@ -30,6 +31,7 @@ from workers.hung import Pace
 from workers.job_environment import job_environment
 from workers.joblog import JobLog
 from workers.node_folder import FolderTaken, NodeFolder
+from workers.outcomes import completed
 from workers.storable import storable_json, storable_text
 from workers.supervise import _end, _take_frames
 
@@ -284,6 +286,17 @@ def test_a_stand_in_survives_what_celery_does_to_exceptions():
     assert again.args == raised.args
     memory = stand_in(frame | {"module": "builtins", "type": "MemoryError"})
     assert not isinstance(memory, MemoryError)
+
+
+def test_values_of_types_that_only_the_job_knows_are_handed_on_as_they_were_encoded():
+    """A job may teach kombu types of its own (`kombu.utils.json.register_type`), or return a dict of this form."""
+    encoded = {"__type__": "their.Money", "__value__": "3 EUR"}
+    text = json.dumps({"price": encoded, "at": {"__type__": "date", "__value__": "2026-01-02"}})
+    outcome = completed(SimpleNamespace(last_frame={"kind": "returned", "value": text}))
+    assert outcome.value == {"price": encoded, "at": datetime.date(2026, 1, 2)}
+    assert json.loads(encode_value(outcome.value)) == json.loads(text), "what whoever waits for the result decodes"
+    raised = stand_in({"module": "their", "type": "TooDear", "args": json.dumps([encoded]), "traceback": ""})
+    assert raised.args == (encoded,)
 
 
 def test_text_for_the_record():

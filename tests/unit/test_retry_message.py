@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -11,19 +12,24 @@ from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.runtime.pipe import encode_value
 from workers.retry_message import retry_message
 
+APP = make_app("redis://nowhere:1")
 
-def message(**options) -> dict:
+
+def signature(args=(1, "two"), **options) -> str:
     headers = {"cyxwiz": {"version": 1, "entry": "mine:task"}, "cyxwiz_assignment": {"token": 1}}
-    signature = {
+    made = {
         "task": "mine.task",
-        "args": [1, "two"],
+        "args": args,
         "kwargs": {"three": 3},
         "options": {"task_id": "some-id", "retries": 2, "headers": headers, "queue": "cyxwiz.inbox"} | options,
         "subtask_type": None,
         "immutable": False,
     }
-    app = make_app("redis://nowhere:1")
-    following = retry_message(app, encode_value(signature), server_ahead_seconds=-7200)
+    return encode_value(made)
+
+
+def message(**options) -> dict:
+    following = retry_message(APP, signature(**options), server_ahead_seconds=-7200)
     return json.loads(following.text)["headers"] | {"in_seconds": following.in_seconds}
 
 
@@ -40,6 +46,12 @@ def test_it_is_due_by_the_servers_clock_however_wrong_the_nodes_is(form):
     now = datetime.now(UTC)
     due = datetime.fromisoformat(message(**{form: 30 if form == "countdown" else now + timedelta(seconds=30)})["eta"])
     assert abs((due - now).total_seconds() - 30 + 7200) < 5
+
+
+def test_arguments_of_types_that_only_the_job_knows_are_handed_on_as_they_were_encoded():
+    encoded = {"__type__": "their.Money", "__value__": "3 EUR"}
+    sent = json.loads(retry_message(APP, signature(args=[encoded]), server_ahead_seconds=0).text)
+    assert json.loads(base64.b64decode(sent["body"]))[0] == [encoded]
 
 
 def test_a_countdown_is_none_of_a_clocks():
