@@ -29,7 +29,6 @@ from workers.joblog import JobLog
 from workers.journal import Begun, boot_id
 from workers.node import Node
 from workers.outcomes import Outcome, cancelled, no_checkpoint, not_met, outcome_of, preempted
-from workers.retry_message import NextTry, retry_message
 from workers.states import state_commands
 from workers.storable import storable_json, storable_text
 from workers.supervise import supervise
@@ -169,7 +168,7 @@ def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
 
 def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
     returned = outcome.kind == "completed" and outcome.encoded is not None
-    following = _retry(attempt, outcome) if outcome.kind == "retry" else None
+    following = outcome.next_try
     asked = attempt.stop_request.asked
     return Ended(
         **attempt.reports.identity,
@@ -187,11 +186,6 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
         by_node=outcome.kind == "preempted" and (asked is None or asked.by_node),
     )
-
-
-def _retry(attempt: Attempt, outcome: Outcome) -> NextTry:
-    assert outcome.encoded is not None
-    return retry_message(attempt.node.app, outcome.encoded, attempt.node.link.server_ahead_seconds)
 
 
 def _flush(attempt: Attempt) -> None:

@@ -13,6 +13,7 @@ from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.failure import stand_in
 from workers.limits import Reason
+from workers.retry_message import NextTry, retry_message
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Outcome:
     #: what Celery stores as the failure
     error: Exception | None = None
     value: Any = None
-    #: as JSON text: the value, or the signature of the next try
+    #: the value as JSON text
     encoded: str | None = None
+    next_try: NextTry | None = None
     exception: str | None = None
     #: the classes that it is an instance of, itself first
     exception_bases: tuple[str, ...] = ()
@@ -189,7 +191,12 @@ def not_met(attempt: Attempt, error: Exception) -> Outcome:
 def retry(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
     why = "" if frame["cause"] is None else f" after {frame['cause']['type']}: {frame['cause']['text']}"
-    return Outcome("retry", message=f"tries again{why}"[:2000], encoded=frame["message"])
+    try:
+        following = retry_message(attempt.node.app, frame["message"], attempt.node.link.server_ahead_seconds)
+    except Exception as error:  # whatever Celery makes of what the job gave
+        advice = "give a `countdown` in seconds, or an `eta`"
+        return _failed(attempt, Cause.ERROR, f"self.retry() makes no message for the next try ({error}): {advice}")
+    return Outcome("retry", message=f"tries again{why}"[:2000], next_try=following)
 
 
 def _raised(attempt: Attempt, cause: Cause, message: str) -> Outcome:

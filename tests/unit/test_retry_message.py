@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.runtime.pipe import encode_value
+from cyxwiz_tasks.states import Cause
+from workers.link import Link
+from workers.outcomes import retry
 from workers.retry_message import retry_message
 
 APP = make_app("redis://nowhere:1")
@@ -52,6 +56,22 @@ def test_arguments_of_types_that_only_the_job_knows_are_handed_on_as_they_were_e
     encoded = {"__type__": "their.Money", "__value__": "3 EUR"}
     sent = json.loads(retry_message(APP, signature(args=[encoded]), server_ahead_seconds=0).text)
     assert json.loads(base64.b64decode(sent["body"]))[0] == [encoded]
+
+
+@pytest.mark.parametrize(
+    "when",
+    [{"countdown": "60"}, {"countdown": 1e12}, {"countdown": float("nan")}, {"eta": "tomorrow"}, {"eta": 5}],
+    ids=str,
+)
+def test_a_time_that_is_none_is_the_jobs_error_and_not_its_nodes(when):
+    attempt = SimpleNamespace(
+        node=SimpleNamespace(app=APP, link=Link()),
+        log=SimpleNamespace(last_lines=lambda: ""),
+        last_frame={"kind": "retry", "message": signature(**when), "cause": None},
+    )
+    outcome = retry(attempt)
+    assert (outcome.kind, outcome.cause) == ("failed", Cause.ERROR)
+    assert "self.retry()" in outcome.message
 
 
 def test_a_countdown_is_none_of_a_clocks():
