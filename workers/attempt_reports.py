@@ -110,22 +110,20 @@ class AttemptReports:
             self._ended = True
 
     def take(self, now: float) -> Taken:
-        """What is due by now."""
+        """What is due by now. Raises whatever the job's values make of it; those are gone then, and nothing else."""
         with self._lock:
-            event = None
-            commands, self._first = self._first, []
-            commands += self._take_output()
-            commands += self._take_updates()
+            values, event = self._take_updates(), None
             if self._state is not None and (self._ended or now >= self._next_state):
-                commands += self._state_commands(PROGRESS, self._state)
                 state, self._state, self._next_state = self._state, None, now + _STATE_SECONDS
+                values += self._state_commands(PROGRESS, state)
                 if now >= self._next_event:
                     self._next_event = now + _EVENT_SECONDS
                     event = progress_text(state)
             if self._metrics and (self._ended or now >= self._next_metrics):
-                commands.append(("LPUSH", REPORTS, self._metrics_report()))
-                self._metrics, self._next_metrics = [], now + _METRICS_SECONDS
-            return Taken(commands, event, self._ended)
+                rows, self._metrics, self._next_metrics = self._metrics, [], now + _METRICS_SECONDS
+                values.append(("LPUSH", REPORTS, self._metrics_report(rows)))
+            commands, self._first = self._first, []
+            return Taken([*commands, *self._take_output(), *values], event, self._ended)
 
     def due(self) -> float | None:
         """When something that has gathered may be written, by the monotonic clock."""
@@ -154,15 +152,15 @@ class AttemptReports:
             return []
         key = progress_key(self._assignment.job)
         commands: list[Command] = []
-        for at, values in self._updates:
+        updates, self._updates = self._updates, []
+        for at, values in updates:
             # The form of `Update`, without its validation: that took most of this thread's time.
             text = json.dumps(self._update_frame | {"at": at, "values": values})
             commands.append(("XADD", key, "MAXLEN", "~", _STREAM_ENTRIES, "*", "update", text))
-        self._updates = []
         return [*commands, ("EXPIRE", key, self._ttl_seconds)]
 
-    def _metrics_report(self) -> str:
-        rows = [{"at": at} | values for at, values in self._metrics]
+    def _metrics_report(self, metrics: list[_Row]) -> str:
+        rows = [{"at": at} | values for at, values in metrics]
         return json.dumps({"kind": "metrics", **self.identity, "rows": rows})
 
     def _stream(self, update: Update) -> list[Command]:

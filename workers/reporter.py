@@ -100,12 +100,13 @@ class Reporter:
                 reports.written.set()
         return min((due for reports in attempts if (due := reports.due()) is not None), default=None)
 
-    @staticmethod
-    def _take(reports: AttemptReports, now: float) -> Taken:
+    def _take(self, reports: AttemptReports, now: float) -> Taken:
         try:
             return reports.take(now)
-        except ValueError as error:  # pydantic's, for what a job put on its pipe past ctx.report
+        except Exception as error:
+            # A job put it on its pipe past ctx.report, or nested it too deeply. Without this thread no job here ends.
             log.warning("a report cannot be sent on: %s", error)
+            self.wake()
             return Taken([], None, last=False)
 
     def _wanted(self, attempts: Iterable[AttemptReports]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import pickle
@@ -32,6 +33,7 @@ from workers.job_environment import job_environment
 from workers.joblog import JobLog
 from workers.node_folder import FolderTaken, NodeFolder
 from workers.outcomes import completed
+from workers.reporter import Reporter
 from workers.storable import storable_json, storable_text
 from workers.supervise import _end, _take_frames
 
@@ -138,6 +140,45 @@ def test_output_that_nobody_takes_is_bounded():
     text = "".join(command[-1] for command in reports.take(0.0).commands if command[0] == "XADD")
     assert len(text) < 5 * 2**20
     assert "output is missing here" in text
+
+
+class TakesAll:
+    """Redis, as far as the reporter needs it."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple] = []
+
+    def pipeline(self, transaction: bool) -> SimpleNamespace:
+        commands: list[tuple] = []
+
+        def execute(raise_on_error: bool) -> list[bytes]:
+            self.written += commands
+            return [b"OK"] * len(commands)
+
+        return SimpleNamespace(execute_command=lambda *command: commands.append(command), execute=execute)
+
+
+@pytest.mark.parametrize("unfit", [["no", "object"], {"deep": functools.reduce(lambda inner, _: [inner], range(5000))}])
+def test_values_that_cannot_be_written_cost_nothing_but_themselves(unfit):
+    """Past `ctx.report`, or nested deeper than Python's encoder goes: without its reporter no job of the node ends."""
+    server = TakesAll()
+    reporter = Reporter(server)
+    reporter.start()
+    reports = AttemptReports(
+        ASSIGNMENT,
+        "lab",
+        ttl_seconds=60,
+        wake=reporter.wake,
+        state_commands=lambda state, meta: [("STATE", state, json.dumps(meta))],
+        show=lambda text: None,
+    )
+    reporter.watch(reports)
+    reports.started(1, "cpu")
+    reports.progress(1.0, unfit)
+    gives_up_at = time.monotonic() + 5
+    assert reporter.finish(reports, lambda: time.monotonic() < gives_up_at)
+    reporter.stop()
+    assert [command[:2] for command in server.written if command[0] == "LPUSH"] == [("LPUSH", REPORTS)]
 
 
 def test_the_line_for_flower():
