@@ -68,7 +68,7 @@ class NodeWorker(Worker):  # type: ignore[misc]
                 os._exit(128 + signal_number)
             self.node.stopping = True
             state.should_stop = EX_OK
-            self.hub.call_soon(lambda: None)
+            # Nothing more: the loop looks once a second, and this thread may hold its lock just now.
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
