@@ -54,6 +54,14 @@ def reached(url: str) -> Iterator[None]:
         raise ServerUnavailable(
             f"the Redis at {address(url)} may not write, it is a replica: set CYXWIZ_BROKER_URL to the primary"
         ) from None
+    except redis.ResponseError as error:
+        # redis-py has no class for it.
+        if not str(error).startswith("MISCONF"):
+            raise
+        raise ServerUnavailable(
+            f"the Redis at {address(url)} takes no writes, because it cannot write to its disk: give that room, look "
+            "at its log; nothing was sent"
+        ) from None
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise ServerUnavailable(
             f"the Redis at {address(url)} does not answer ({type(error).__name__}): start the stack with `cyxwiz up`, "
