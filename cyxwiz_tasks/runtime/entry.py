@@ -71,6 +71,8 @@ def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, f
         task, args, kwargs = _load(job)
         returned = task.run_job(context, tuple(args), kwargs)
     except SystemExit as error:
+        if error.code is not None and not isinstance(error.code, int):
+            sys.stderr.write(f"{error.code}\n")
         return {"kind": "exited", "code": error.code if isinstance(error.code, int) else int(error.code is not None)}
     except BaseException as error:
         return _raised(error)

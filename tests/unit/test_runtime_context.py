@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import queue
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cyxwiz_tasks.runtime import entry
 from cyxwiz_tasks.runtime.context import FolderUnusable, JobContext, LocalContext, progress_frame
 from cyxwiz_tasks.runtime.exception_cause import cause_of
 from cyxwiz_tasks.runtime.pipe import Pipe
 from cyxwiz_tasks.states import Cause
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text"), [("no such data set", 1, "no such data set\n"), (3, 3, ""), (None, 0, "")]
+)
+def test_what_a_job_exits_with_is_its_status_or_in_its_log(monkeypatch, capsys, code, status, text):
+    """As Python itself does with `sys.exit("...")`."""
+
+    def run_job(*_: object) -> None:
+        sys.exit(code)
+
+    monkeypatch.setattr(entry, "_context", lambda pipe, job: None)
+    monkeypatch.setattr(entry, "_load", lambda job: (SimpleNamespace(run_job=run_job), [], {}))
+    frame = entry._run(None, {"lease_until": None}, queue.SimpleQueue())
+    assert frame == {"kind": "exited", "code": status}
+    assert capsys.readouterr().err == text
 
 
 @pytest.fixture
