@@ -103,6 +103,7 @@ def holders(
     `most`: who has been preempted so often is left alone.
     """
     found: dict[str, Holder] = {}
+    counted = [at for at, amount in enumerate(wanted) if amount and quotas.governed(at)]
     left: dict[str, list[int]] = {}
     #: by job, since of a gang all go or none
     goes: dict[str, bool] = {}
@@ -113,7 +114,7 @@ def holders(
             goes[one.of_job] = one.holder.stopping or (
                 one.project != project
                 and one.preempted < most
-                and any(wanted[at] and one.amounts[at] and excess[at] > 0 for at in range(len(wanted)))
+                and any(one.amounts[at] and excess[at] > 0 for at in counted)
             )
             if goes[one.of_job]:
                 left[one.project] = [have - amount for have, amount in zip(excess, one.amounts, strict=True)]

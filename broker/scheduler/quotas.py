@@ -136,8 +136,12 @@ class Quotas:
         """Whether a job that wants this would stay within what the project owns, of what anybody owns."""
         quota, held = self.of(project), self.held(project)
         return any(wanted[at] and quota.own[at] for at in range(len(wanted))) and all(
-            held[at] + wanted[at] <= quota.own[at] for at in range(len(wanted)) if wanted[at] and self._governed(at)
+            held[at] + wanted[at] <= quota.own[at] for at in range(len(wanted)) if wanted[at] and self.governed(at)
         )
+
+    def governed(self, at: int) -> bool:
+        """Whether anybody owns any of this resource; what nobody owns, nobody borrows."""
+        return any(quota.own[at] for quota in self._quotas.values())
 
     def admits(self, project: str, wanted: Amounts) -> bool:
         """Whether a job that wants this may be placed now.
@@ -188,6 +192,3 @@ class Quotas:
         self._used = self._used.plus(self.held(project), times)
         self._idle = self._idle.plus(self._idle_of(project), times)
         self._borrowed = self._borrowed.plus(self.borrowed(project), times)
-
-    def _governed(self, at: int) -> bool:
-        return any(quota.own[at] for quota in self._quotas.values())

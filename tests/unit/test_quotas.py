@@ -134,6 +134,19 @@ def test_who_goes_anyway_counts_as_given_back() -> None:
     assert holders(quotas, "x", GPU, attempts, MOST)["young"].rank == UNTOUCHED
 
 
+def test_nobody_borrows_cores_while_quotas_are_of_gpus_alone() -> None:
+    both = Amounts(gpus=1, cpus=2)
+    quotas = Quotas()
+    quotas.resize(Totals(1, 4, 0, 64, 0))
+    for project, quota in {"x": Quota(gpus=1), "y": Quota(gpus=2)}.items():
+        quotas.set(project, quota)
+    quotas.hold("y", both)
+    [(_, holder)] = holders(quotas, "x", both, [borrower("own")._replace(amounts=both)], MOST).items()
+    assert holder.rank == UNTOUCHED, "y has a GPU of its own, and cores that belong to nobody"
+    quotas.set("z", Quota(cpus=8))
+    assert holders(quotas, "x", both, [borrower("own")._replace(amounts=both)], MOST)["own"].rank < UNTOUCHED
+
+
 class Lab:
     """Nodes with some GPUs each, and projects that own parts of them."""
 
