@@ -174,7 +174,8 @@ class Claims:
 
     def _settle_on(self, node_id: str, waiting: _Jobs) -> list[Claim]:
         cluster, clear = self._cluster, []
-        here = sorted((c for c in self if c.node_id == node_id), key=lambda claim: -claim.rank)
+        # What is being cleared comes first: some were asked to leave for it, and reservations move to other nodes soon.
+        here = sorted((c for c in self if c.node_id == node_id), key=lambda claim: (not claim.clearing, -claim.rank))
         node = cluster.node(node_id) if node_id in cluster else None
         room = without(node, (), kept_for=node.kept) if node is not None else None
         for claim in here:

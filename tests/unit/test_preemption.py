@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.scheduler.backlog import Waiting
-from broker.scheduler.claims import Claims
+from broker.scheduler.claims import Claims, claim_on
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.demand import demand_of
 from broker.scheduler.holder import holder
 from broker.scheduler.places import Wanted
-from broker.scheduler.preemption import Clearing, Holder, choose, with_their_gangs
+from broker.scheduler.preemption import Clearing, Holder, Place, choose, with_their_gangs
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from tests.property_size import examples
@@ -359,3 +359,19 @@ def test_a_node_that_describes_itself_anew_keeps_nothing():
     board.cluster.upsert_node("a", "a", capability(T4, T4, T4), "2")
     assert claims.settle({"urgent"}) == []
     assert (node.idle_gpus, node.slots_free, node.kept) == (2, 3, {})
+
+
+def test_what_is_reserved_on_a_node_does_not_take_the_place_that_is_being_cleared_there():
+    board = Board(a=capability(T4, T4, slots=1), b=capability(T4, T4, slots=1))
+    board.place("victim", "b", [0])
+    claims, resources = Claims(board.cluster), Resources(nodes=2, gpus=1)
+    wanted = Wanted(demand_of(resources), range(2))
+    urgent = Waiting("reserved", 1, resources, Priority.CRITICAL)
+    places = [claim_on(node, urgent, wanted, node.holdings) for node in board.cluster]
+    claims.reserve([place._replace(member=member) for member, place in enumerate(places)])
+    owner = Waiting("owner", 2, resources, Priority.NORMAL)
+    claims.clear(owner, Clearing("a", wanted, ("victim",), frozenset({"victim"}), (Place("b", wanted),)))
+    both = {"reserved", "owner"}
+    assert [clear.job_id for clear in claims.settle(both)] == ["owner"]
+    board.cluster.release("victim")
+    assert [clear.job_id for clear in claims.settle(both)] == ["owner", "owner"]
