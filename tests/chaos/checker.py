@@ -61,12 +61,8 @@ def _doubts(history: History) -> Iterator[str]:
     struck = {line["kind"] for line in hit if _while_running(history, line["began_at"], line["at"])}
     for kind in sorted({one["kind"] for one in history.run["planned"]} - struck):
         yield f"{kind} never struck while an attempt was under way"
-    if len(history.jobs) >= _MANY_JOBS:
-        moved = len(_moved(history))
-        if moved == len(history.asked_to_leave):
-            yield "nobody gave its place to a more urgent job"
-        if not moved:
-            yield "nobody moved for a bigger job"
+    if len(history.jobs) >= _MANY_JOBS and len(_moved(history)) == len(history.asked_to_leave):
+        yield "nobody gave its place to a more urgent job"
 
 
 def _while_running(history: History, began_at: float, ended_at: float) -> bool:

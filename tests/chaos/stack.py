@@ -202,8 +202,8 @@ class Stack:
             # Here three lost nodes say nothing of a job, nor three killed jobs in a row of a node.
             "CYXWIZ_POISON_LIMIT": "100",
             "CYXWIZ_QUARANTINE_SECONDS": "1",
-            # Jobs are short: who waits for all of a node gets it promised soon, and then others move.
-            "CYXWIZ_RESERVE_AFTER_SECONDS": "1",
+            # Jobs are short: who waits for all of a node gets it promised at once, and then others move.
+            "CYXWIZ_RESERVE_AFTER_SECONDS": "0",
             # A training that is placed on another node goes on there.
             "CYXWIZ_ARTIFACT_STORE": f"file://{self.folder}/store",
             **more,

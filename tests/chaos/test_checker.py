@@ -442,14 +442,13 @@ def test_a_fault_that_struck_while_nothing_ran_leaves_it_unknown():
     assert "kill_worker never struck while" in doubt
 
 
-@pytest.mark.parametrize(("kind", "doubt"), [("wide", "more urgent job"), ("urgent", "bigger job")])
-def test_many_jobs_of_which_nobody_gave_way_leave_it_unknown(kind: str, doubt: str):
+@pytest.mark.parametrize(("kind", "doubts"), [("wide", ["nobody gave its place to a more urgent job"]), ("urgent", [])])
+def test_many_jobs_of_which_nobody_took_a_place_leave_it_unknown(kind: str, doubts: list[str]):
     history = good()
     add_move(history)
     _sent_as(history, WIDE, kind)
     history.record["jobs"] += [job(f"job-{number}") for number in range(1000)]
-    [found] = judge(history).doubts
-    assert doubt in found
+    assert judge(history).doubts == doubts
 
 
 def test_lost_and_doubled_are_counted():

@@ -35,13 +35,13 @@ from tests.chaos.stack import Journal
 
 #: kinds of jobs and how many of a hundred
 MIX = {
-    "noop": 38,
+    "noop": 42,
     "walk": 24,
     "children": 6,
     "fails": 6,
     "retries": 6,
-    "gpu": 4,
-    "urgent": 3,
+    "gpu": 2,
+    "urgent": 1,
     "cancelled": 5,
     "keyed": 2,
     "train": 1,
@@ -95,7 +95,7 @@ def plan_jobs(seed: int, jobs: int, seconds: float) -> list[Submission]:
             ids = tuple(new_id() for _ in range(3))
             planned += [Submission(at, "chain", id, links=ids) for id in ids]
             continue
-        if rng.random() < 0.015 and len(planned) + 3 <= jobs:
+        if rng.random() < 0.02 and len(planned) + 3 <= jobs:
             planned += _in_the_way(rng, at)
             continue
         kind = rng.choices(kinds, weights)[0]
