@@ -151,6 +151,10 @@ class Claims:
 
         `waiting` are the jobs that wait; a claim of another, or to a place that is gone, is dropped.
         """
+        for claim in self:
+            # Whoever has given his place back, and gets another one, is not awaited any more.
+            if gone := {name for name in claim.awaited if self._cluster.node_of(name) is None}:
+                self._by_job[claim.key] = claim._replace(awaited=claim.awaited - gone)
         clear: list[Claim] = []
         for node_id in dict.fromkeys(claim.node_id for claim in self._by_job.values()):
             clear += self._settle_on(node_id, waiting)

@@ -323,6 +323,27 @@ def test_what_the_first_victim_gives_back_is_kept_until_the_last_has():
     assert "urgent" not in claims
 
 
+def test_who_has_gone_and_come_back_is_not_waited_for():
+    board = Board(a=capability(T4, T4, T4))
+    for at, name in enumerate(("one", "two", "other")):
+        board.place(name, "a", [at])
+    claims, node = claim(board, "one", "two", gpus=2), board.cluster.node("a")
+    board.cluster.release("one")
+    assert claims.settle({"urgent"}) == []
+    # Somebody more urgent takes what is kept by now, and the one who gave it back finds another place there.
+    board.cluster.keep(node, "urgent", None)
+    board.place("higher", "a", [0], rank=CRITICAL)
+    board.cluster.release("other")
+    assert claims.settle({"urgent", "one"}) == []
+    board.place("one", "a", [2])
+    claims.keep_on("a")
+    assert claims.clears("urgent"), "the second one is still to go"
+    board.cluster.release("two")
+    assert claims.settle({"urgent"}) == []
+    assert not claims.clears("urgent"), "nobody goes for it any more: another place is looked for"
+    assert node.kept == {}
+
+
 def test_nothing_is_kept_for_a_job_that_waits_no_longer():
     board, claims, node = two_victims()
     board.cluster.release("one")
