@@ -200,7 +200,9 @@ class Claims:
         return clear
 
     def _stands(self, claim: Claim, node: Node, room: Node, waiting: _Jobs) -> bool:
-        if claim.job_id not in waiting or node.capability is not claim.capability or node.cordon is not None:
+        if claim.job_id not in waiting or node.capability is not claim.capability:
+            return False
+        if node.cordon is not None or node.opens_at is not None:
             return False
         # Where all have gone and it does not fit, somebody else was faster: another place is looked for.
         return not claim.clearing or fits(room, claim.wanted) or any(id in node.holdings for id in claim.awaited)

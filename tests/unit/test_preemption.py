@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import combinations
 
 from hypothesis import given, settings
@@ -342,6 +343,13 @@ def test_who_has_gone_and_come_back_is_not_waited_for():
     assert claims.settle({"urgent"}) == []
     assert not claims.clears("urgent"), "nobody goes for it any more: another place is looked for"
     assert node.kept == {}
+
+
+def test_nothing_is_cleared_on_a_node_that_closes():
+    board, claims, _ = two_victims()
+    board.cluster.set_opening("a", datetime(2026, 6, 1, 18, tzinfo=UTC))
+    assert claims.settle({"urgent"}) == []
+    assert not claims.clears("urgent"), "another place is looked for"
 
 
 def test_nothing_is_kept_for_a_job_that_waits_no_longer():
