@@ -70,7 +70,7 @@ def run(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Any
 def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> Attempt:
     """What an attempt needs beside its process, which may be at work already."""
     assignment, request = handover.assignment, task.request
-    folder = node.folder.attempt_path(assignment.token)
+    folder = node.folder.own_path(assignment.token)
     reports = AttemptReports(
         assignment,
         node.name,

@@ -46,6 +46,10 @@ class NodeFolder:
         """The folder of one attempt, which its process makes, or its log."""
         return self.path / "attempts" / str(token)
 
+    def own_path(self, token: int) -> Path:
+        """What is the node's own in there: the job's working directory, where the job may call a file "log" as well."""
+        return self.attempt_path(token) / ".cyxwiz"
+
     def forget_attempts(self, older_than_seconds: float, keep: Collection[int] = ()) -> int:
         """Remove folders of attempts that have not changed for so long, except of those in `keep`; returns how many."""
         limit, removed = time.time() - older_than_seconds, 0

@@ -188,12 +188,13 @@ def test_every_report_is_in_the_stream_and_in_the_history_and_the_last_is_a_stat
 
 
 def test_all_output_of_the_tree_is_in_the_log_file_and_in_the_stream(node, scheduler):
+    """And the name of that file is none that a job would use in its working directory."""
     result = node_jobs.prints.delay("hällo \033[1m")
     result.get(timeout=20)
     expected = "hällo \033[1m\nto stderr\nby the descriptor\nfrom a child\n"
     assert log_of(scheduler, result.id) == expected
     token = scheduler.assignments[result.id].token
-    assert (node.home / "nodes" / "lab" / "attempts" / str(token) / "log").read_text() == expected
+    assert (node.home / "nodes" / "lab" / "attempts" / str(token) / ".cyxwiz" / "log").read_text() == expected
     assert scheduler.client.xrevrange(log_key(result.id), count=1)[0][1] == {b"end": b"1"}
     assert scheduler.client.ttl(log_key(result.id)) > 0
 

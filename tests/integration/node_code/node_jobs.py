@@ -97,6 +97,7 @@ def reports(ctx: Any, count: int) -> int:
 
 @job
 def prints(text: str) -> None:
+    os.mkdir("log")
     print(text)
     print("to stderr", file=sys.stderr)
     os.write(1, b"by the descriptor\n")
