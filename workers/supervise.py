@@ -5,6 +5,7 @@ Everything that can happen is a descriptor that turns readable, or a time of the
 
 from __future__ import annotations
 
+import logging
 import selectors
 import time
 from contextlib import suppress
@@ -23,6 +24,8 @@ _EXIT_SECONDS = 5.0
 _DUMP_SECONDS = 1.0
 #: An exclusive job hears so often in each lease that its node still has it.
 _TELLS_PER_LEASE = 8
+
+log = logging.getLogger(__name__)
 
 Event = Literal["frame", "output", "ended", "stop"]
 
@@ -96,7 +99,12 @@ def _handle(event: Event, attempt: Attempt, clock: _Clock) -> bool:
 def _take_frames(attempt: Attempt, clock: _Clock) -> bool:
     try:
         frames = attempt.process.pipe.receive_all()
-    except (EOFError, OSError, ValueError):
+    except (EOFError, ConnectionError):
+        return False
+    except (OSError, ValueError, RecursionError) as error:
+        # Noise: nothing more can be heard, and a job that went on talking would wait for ever.
+        log.warning("job %s: its process cannot be understood: %s", attempt.assignment.job, error)
+        attempt.process.pipe.hang_up()
         return False
     for frame in frames:
         match frame["kind"]:

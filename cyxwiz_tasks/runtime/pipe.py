@@ -93,6 +93,11 @@ class Pipe:
         self._frames.clear()
         return frames
 
+    def hang_up(self) -> None:
+        """Let the other end know that nobody listens. Never raises."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._socket.close()
 

@@ -304,6 +304,24 @@ def test_an_end_does_not_wait_for_a_process_that_hangs_in_the_kernel_with_the_jo
     assert heard == [{"step": 7}]
 
 
+@pytest.mark.parametrize("noise", [b"hello", b"[" * 100_000], ids=["no frame", "nested too deeply"])
+def test_a_job_that_cannot_be_understood_hears_that_nobody_listens(noise):
+    """Or it would wait for ever, with its slot, as soon as the socket is full of what it says."""
+    ours, theirs = socket.socketpair()
+    agents, jobs = Pipe(ours.detach()), Pipe(theirs.detach())
+    attempt = SimpleNamespace(process=SimpleNamespace(pipe=agents), assignment=ASSIGNMENT)
+    sending = threading.Thread(target=jobs.send_encoded, args=(noise,), daemon=True)
+    sending.start()
+    while agents.wait(1) and _take_frames(attempt, SimpleNamespace()):
+        pass
+    assert jobs.wait(5), "the agent has hung up"
+    with pytest.raises(EOFError):
+        jobs.receive()
+    sending.join()
+    for pipe in (agents, jobs):
+        pipe.close()
+
+
 def test_a_telling_grows_only_by_checkpoints_and_one_of_an_older_release_has_none():
     told = {"incarnation": "i", "number": 1, "tokens": (7, 8)}
     assert json.loads(Running(**told).model_dump_json(exclude_defaults=True)) == {**told, "tokens": [7, 8]}
