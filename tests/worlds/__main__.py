@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.worlds.books import Broken
-from tests.worlds.world import World
+from tests.worlds.world import SEEN, World
 
 
 def main() -> int:
@@ -19,14 +19,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="this one alone")
     given = parser.parse_args()
     seeds = [given.seed] if given.seed is not None else range(given.first, given.first + given.worlds)
-    began, seen, failed = time.monotonic(), Counter[str](), []
+    began, seen, failed = time.monotonic(), Counter[str](dict.fromkeys(SEEN, 0)), []
     with ProcessPoolExecutor() as pool:
         for seed, (counts, broken) in zip(seeds, pool.map(play, seeds, chunksize=50), strict=True):
             seen.update(counts)
             if broken is not None:
                 failed.append(seed)
                 print(f"make worlds SEED={seed}: {broken}", file=sys.stderr, flush=True)
-    what = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in seen.items())
+    what = ", ".join(f"{count:,} {name}" for name, count in seen.items())
     print(f"{len(seeds):,} worlds in {time.monotonic() - began:.0f} s: {what}; {len(failed)} broken")
     return bool(failed)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from broker.scheduler.backlog import Queue, Waiting
@@ -40,9 +41,11 @@ class Books:
         self.nodes = dict(nodes)
         self._held: dict[str, list[Held]] = {name: [] for name in nodes}
         self._projects: dict[str, tuple[str, int]] = {}
+        self._able: dict[tuple[str, Applicant], list[str]] = {}
 
     def lose(self, node: str) -> set[str]:
         """The node is gone; whose places were there."""
+        self._able.clear()
         del self.nodes[node]
         return {held.job_id for held in self._held.pop(node)}
 
@@ -66,19 +69,48 @@ class Books:
         gpus = 0 if demand.shared else demand.gpus * demand.nodes
         self._projects[waiting.job_id] = waiting.project, gpus
 
+    def nodes_of(self, job_id: str) -> set[str]:
+        """Where it holds a place."""
+        return {name for name, held in self._held.items() if any(one.job_id == job_id for one in held)}
+
     def could_run(self, waiting: Waiting) -> list[str]:
         """Nodes that a job could run on if they were empty."""
-        applicant = waiting.applicant
-        return [
-            name
-            for name, able in self.nodes.items()
-            if not failures(waiting.resources, name, name, able) and _takes(able, waiting.resources, applicant)
-        ]
+        resources, applicant = waiting.resources, waiting.applicant
+        kind = resources.shape, applicant
+        if kind not in self._able:
+            self._able[kind] = [
+                name
+                for name, able in self.nodes.items()
+                if not failures(resources, name, name, able) and _takes(able, resources, applicant)
+            ]
+        return self._able[kind]
 
-    def has_room(self, node: str, waiting: Waiting, kept: Iterable[Kept] = (), without: str | None = None) -> bool:
-        """Whether a job that could run there fits beside all others, but the one that is named, and what is kept."""
+    def has_room(self, node: str, waiting: Waiting, kept: Iterable[Kept] = (), without: Collection[str] = ()) -> bool:
+        """Whether a job that could run there fits beside all others, but those that are named, and what is kept."""
+        demand = demand_of(waiting.resources)
+        usable = self._usable(node, waiting, kept, without)
+        return usable is not None and len(usable) >= demand.gpus
+
+    def have_room(self, waiting: Sequence[Waiting], nodes: Collection[str]) -> bool:
+        """Whether all of these fit on these nodes at the same time: every way to put them there is tried."""
+        if not waiting:
+            return True
+        first, *others = waiting
+        demand = demand_of(first.resources)
+        for name in set(nodes).intersection(self.could_run(first)):
+            usable = self._usable(name, first, (), ())
+            for gpus in combinations(usable, demand.gpus) if usable is not None else ():
+                self._held[name].append(Held(first.job_id, demand, gpus))
+                found = self.have_room(others, nodes)
+                self._held[name].pop()
+                if found:
+                    return True
+        return False
+
+    def _usable(self, node: str, waiting: Waiting, kept: Iterable[Kept], without: Collection[str]) -> list[int] | None:
+        """The GPUs that a job could get; None: something else is short."""
         able, demand = self.nodes[node], demand_of(waiting.resources)
-        held, aside = [one for one in self._held[node] if one.job_id != without], list(kept)
+        held, aside = [one for one in self._held[node] if one.job_id not in without], list(kept)
         used: dict[int, int] = dict.fromkeys(range(len(able.gpus)), 0)
         for one in held:
             for at in one.gpus:
@@ -86,27 +118,36 @@ class Books:
         for other in aside:
             for at, size in other.gpu_bytes:
                 used[at] += size
-        checks = gpu_checks(waiting.resources).values()
-        usable = 0
-        for at, gpu in enumerate(able.gpus):
-            if all(holds(GpuKind.of(gpu)) for holds in checks):
-                free = gpu.memory_bytes - used[at]
-                usable += free >= demand.gpu_memory_bytes if demand.shared else used[at] == 0
         cpus = sum(one.demand.cpus for one in held) + sum(one.cpus for one in aside)
         ram = sum(one.demand.ram_bytes for one in held) + sum(one.ram_bytes for one in aside)
-        return (
-            len(held) + sum(one.slots for one in aside) < able.slots
-            and able.cpu_cores - cpus >= demand.cpus
-            and able.ram_bytes - ram >= demand.ram_bytes
-            and usable >= demand.gpus
-        )
+        if (
+            len(held) + sum(one.slots for one in aside) >= able.slots
+            or able.cpu_cores - cpus < demand.cpus
+            or able.ram_bytes - ram < demand.ram_bytes
+        ):
+            return None
+        checks = gpu_checks(waiting.resources).values()
+        free = {at: gpu.memory_bytes - used[at] for at, gpu in enumerate(able.gpus)}
+        return [
+            at
+            for at, gpu in enumerate(able.gpus)
+            if all(holds(GpuKind.of(gpu)) for holds in checks)
+            and (free[at] >= demand.gpu_memory_bytes if demand.shared else used[at] == 0)
+        ]
+
+    @property
+    def gpus(self) -> int:
+        return sum(len(able.gpus) for able in self.nodes.values())
+
+    def gpus_of(self, project: str, but: Collection[str] = ()) -> int:
+        """How many its jobs hold for themselves, but for those that are named."""
+        return sum(gpus for job_id, (name, gpus) in self._projects.items() if name == project and job_id not in but)
 
     def check_quotas(self, quotas: Mapping[str, Quota]) -> None:
         """No project has more than its own and what it may borrow, nor what another keeps for itself."""
         if not quotas:
             return
-        total = sum(len(able.gpus) for able in self.nodes.values())
-        used = {name: sum(gpus for project, gpus in self._projects.values() if project == name) for name in PROJECTS}
+        total, used = self.gpus, {name: self.gpus_of(name) for name in PROJECTS}
         for name, quota in quotas.items():
             if quota.borrow_gpus is not None:
                 _check(used[name] <= quota.gpus + quota.borrow_gpus, f"{name} holds {used[name]} of {quota}")
