@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Celery's word for "the result backend does not know this task".
 _UNKNOWN = "PENDING"
+#: At least so long a scheduler has to answer, however short the time in which a result was wanted.
+_ANSWER_SECONDS = 1.0
 
 
 class JobHandle:
@@ -53,8 +55,7 @@ class JobHandle:
 
         PENDING is a job that nobody has recorded yet.
         """
-        with reached(self.client.broker_url):
-            state = str(self.async_result.state)
+        state = self._known_state()
         if state != _UNKNOWN:
             return state
         try:
@@ -109,11 +110,11 @@ class JobHandle:
                 ended = self._ended(left)
             if ended is not None:
                 return self._outcome(ended)
-            record = self._record_if_over()
+            record = self._record_if_over(max(left, _ANSWER_SECONDS))
             if record is not None:
                 return outcome.from_record(record)
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"job {self.id} is {self.state} after {timeout:g} s")
+                raise TimeoutError(f"job {self.id} is {self._known_state()} after {timeout:g} s")
 
     def cancel(self, reason: str = "") -> None:
         """End the job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
@@ -127,11 +128,16 @@ class JobHandle:
         """Where the job stands; while it waits, what would make it fit. Raises NotFound."""
         return self.client.why(self.id)
 
+    def _known_state(self) -> str:
+        """Of the job, so far as Redis knows it."""
+        with reached(self.client.broker_url):
+            return str(self.async_result.state)
+
     def _ended(self, seconds: float) -> AsyncResult | None:
         """Celery's result if the job ends within so many seconds; None if not, or if Celery will never know it."""
         result = self.async_result
         if self._ignore_result or result.state == _UNKNOWN:
-            if not self._is_over():
+            if self._record_if_over(max(seconds, _ANSWER_SECONDS)) is None:
                 self._wait_on_stream(seconds)
             return None
         try:
@@ -165,10 +171,10 @@ class JobHandle:
             error = exceptions.TaskError(str(error))
         raise outcome.failure_of(error, record, ended.traceback)
 
-    def _record_if_over(self) -> dict[str, Any] | None:
+    def _record_if_over(self, timeout: float = BLOCK_SECONDS) -> dict[str, Any] | None:
         """The record of a job that has ended; None if it has not, or as long as nobody can tell."""
         try:
-            record = self.record(timeout=BLOCK_SECONDS)
+            record = self.record(timeout=timeout)
         except (NotFound, SchedulerUnavailable):
             # Not recorded yet; or the scheduler restarts, which is no reason to stop waiting for a job.
             return None

@@ -114,6 +114,13 @@ def test_waiting_ends_at_its_timeout(handle: JobHandle) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_waiting_ends_at_its_timeout_where_no_scheduler_runs(client: Client) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"is PENDING after 0\.3 s"):
+        client.get("0198c0de-0000-7000-8000-000000000000").result(timeout=0.3)
+    assert time.monotonic() - began < 5
+
+
 def test_a_job_whose_result_celery_ignores_is_waited_for_by_its_progress(
     client: Client, handle: JobHandle, peer: SchedulerPeer
 ) -> None:
