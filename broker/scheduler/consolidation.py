@@ -79,8 +79,10 @@ def consolidate(
     affordable = sorted((one for one in found if one[0] <= most), key=lambda one: one[:2])[:_PLACES]
     free = [row for row in taking_work(cluster) if cluster.node_at(row).node_id not in taken] if affordable else []
     for _, own, clearing in affordable:
-        rows = np.array([row for row in free if row != own], np.int32)
-        if _fit(cluster, [movers[name] for name in clearing.victims], rows):
+        rows, moving = np.array([row for row in free if row != own], np.int32), [movers[id] for id in clearing.victims]
+        # What was kept for the job on another node is free then, and whoever moves may get that.
+        finds = clearing.node_id == claim.node_id or _is_found_on(cluster, claim.node_id, moving)
+        if finds and _fit(cluster, moving, rows):
             return clearing
     return None
 
@@ -100,6 +102,12 @@ def _loss(names: Iterable[str], movers: Mapping[str, Mover]) -> float:
     return sum(
         max(1, movers[name].waiting.resources.gpus) * (movers[name].lost_seconds + RESTART_SECONDS) for name in names
     )
+
+
+def _is_found_on(cluster: Cluster, node_id: str, movers: Iterable[Mover]) -> bool:
+    """Whether the checkpoints of all of these would be found on this node."""
+    place = cluster.node(node_id).capability.checkpoint_place if node_id in cluster else None
+    return all(mover.checkpoint_place == place for mover in movers)
 
 
 def _fit(cluster: Cluster, movers: list[Mover], rows: Rows) -> bool:

@@ -12,6 +12,7 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.claims import claim_on
 from broker.scheduler.consolidation import RESTART_SECONDS, Mover, consolidate
 from broker.scheduler.demand import demand_of
+from broker.scheduler.node import Kept
 from broker.scheduler.places import Wanted, able, take, without
 from cyxwiz_tasks.conditions import Applicant
 from cyxwiz_tasks.resources import Resources
@@ -63,6 +64,18 @@ def test_who_stands_in_the_way_moves_into_a_gap():
 
 def test_the_place_is_cleared_where_least_is_lost():
     assert scattered(lost=60.0).move(gpus=4).node_id == "b"
+
+
+@pytest.mark.parametrize(("place", "moves"), [("store", True), ("folder", False)])
+def test_what_was_kept_for_the_job_on_another_node_may_be_where_who_moves_goes_on(place, moves):
+    yard = scattered()
+    yard.cluster.upsert_node("c", "c", capability(A100, checkpoint_place="store"), "1")
+    yard.cluster.upsert_node("b", "b", capability(*[A100] * 4, checkpoint_place=place), "1")
+    yard.movers.pop("two")
+    node = yard.cluster.node("b")
+    yard.cluster.keep(node, "big", Kept(1, 0, 0, tuple((at, node.gpu_memory[at]) for at in range(3))))
+    found = yard.move(at="b", gpus=4)
+    assert (found is not None and found.node_id == "a") == moves
 
 
 def test_nobody_moves_whose_work_would_be_lost():
