@@ -12,7 +12,7 @@ from broker.scheduler.backlog import Waiting
 from broker.scheduler.duties.give_back import GiveBack
 from broker.scheduler.duties.preempt import NODES, Preempt
 from broker.scheduler.memory import Memory
-from broker.scheduler.quotas import Quota
+from broker.scheduler.quotas import Amounts, Quota
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Priority
 from tests.unit.fleet import T4, capability
@@ -69,3 +69,17 @@ def test_the_only_borrower_in_a_large_cluster_is_found(cleared, at):
     for _ in range(2):
         duty.run_once()
     assert cleared == [(f"job-{at}",)]
+
+
+def test_nobody_goes_for_a_job_that_its_quota_holds_back_if_a_promise_to_others_is_not_kept(cleared):
+    memory = Memory((40.0, 30.0, 20.0, 10.0))
+    memory.cluster.upsert_node("n0", "n0", capability(T4, T4, T4, T4), "1")
+    memory.settle()
+    memory.backlog.add(Waiting("lesser", 0, Resources(gpus=1), Priority.NORMAL))
+    [placement] = memory.placer.place(1)
+    memory.assigned(placement, 0, number=1)
+    memory.backlog.add(Waiting("urgent", 1, Resources(gpus=4), Priority.CRITICAL, project="y"))
+    memory.shares.set_quota("x", Quota(gpus=2, lend_gpus=1))
+    memory.shares.quotas.promised["gone"] = "x", Amounts(gpus=2)
+    Preempt(leader_of(memory)).run_once()
+    assert cleared == [], "x keeps one GPU, and the other three are not enough"

@@ -87,8 +87,8 @@ class Preempt(Duty):
         return found
 
     def _admits(self, queue: Queue, clearing: Clearing, before: Iterable[tuple[Waiting, Clearing]]) -> bool:
-        """Whether quotas will admit a job of this queue, once all who are asked have gone and those before it and those
-        to whom places are promised have got theirs.
+        """Whether quotas will admit a job of this queue, once all who are asked have gone and those before it have got
+        theirs, and whether or not those to whom places are promised have.
         """
         live, known = self.leader.memory.live, self.leader.memory.shares.quotas
         if not known.active:
@@ -97,8 +97,11 @@ class Preempt(Duty):
         gone = {live[name].job_id: live[name].waiting for name in awaited}
         changes = [(one.project, one.amounts, -1) for one in gone.values()]
         changes += [(one.project, one.amounts, 1) for one, _ in before]
-        changes += [(project, amounts, 1) for project, amounts in known.promised.values()]
-        return known.supposing(changes).admits(queue.project, queue.amounts)
+        promised = [(project, amounts, 1) for project, amounts in known.promised.values()]
+        return all(
+            known.supposing(supposed).admits(queue.project, queue.amounts)
+            for supposed in ([changes + promised, changes] if promised else [changes])
+        )
 
     def _nodes(self, queue: Queue) -> list[tuple[Node, Wanted]]:
         """Nodes that take work and could ever run a queue's jobs, by turns if there are many. For a gang, those that
