@@ -204,7 +204,7 @@ class Leavings:
             name: 0 if quota.lend_gpus is None else max(0, quota.gpus - quota.lend_gpus)
             for name, quota in quotas.items()
         }
-        idle = sum(max(0, kept[name] - held[name]) for name in quotas)
+        idle = sum(max(0, kept[name] - held[name]) for name in quotas if name != waiting.project)
         return not idle or sum(held.values()) + idle <= self.books.gpus
 
     def _own(self, project: str) -> int:
@@ -233,6 +233,12 @@ class Leavings:
         """Whatever was cleared there, and with it for the other members of a gang, is gone."""
         self.cleared = {job_id: one for job_id, one in self.cleared.items() if node not in one.nodes}
 
+    def look_at_quotas(self) -> None:
+        """Before anybody is placed: whom his quota holds back by now, since others have come, has no place to get."""
+        for job_id, one in self.cleared.items():
+            queue = self.memory.backlog.queue_of(job_id)
+            one.void |= queue is not None and queue.is_held_back and not self._awaited(one)
+
     def look(self, placed: Sequence[Placement]) -> None:
         """After a turn: each place that was cleared is there for whom it was, and he has it once it is free."""
         for job_id, one in list(self.cleared.items()):
@@ -242,7 +248,6 @@ class Leavings:
                 del self.cleared[job_id]
                 continue
             rank = one.waiting.priority.rank
-            one.void |= queue.is_held_back and not self._awaited(one)
             one.void |= any(other.waiting.priority.rank > rank for other in placed)
             one.void |= any(claim.rank > rank and claim.node_id in one.nodes for claim in self.memory.claims)
             if one.void:

@@ -34,8 +34,8 @@ SEEN = (
 
 @dataclass
 class Promise:
-    """A job was told from when on its place is there; void once somebody more urgent came, its project's quota holds it
-    back, an owner takes back what is his, or a node was lost.
+    """A job was told from when on its place is there; void once somebody more urgent came, a place is cleared there for
+    somebody else, its project's quota holds it back, an owner takes back what is his, or a node was lost.
     """
 
     rank: int
@@ -219,6 +219,9 @@ class World:
     def _place(self) -> None:
         backlog, claims = self.memory.backlog, list(self.memory.claims)
         held_back = {queue.head[1] for queue in backlog if queue.head and queue.is_held_back}
+        promised = set(self.memory.shares.quotas.promised)
+        self._void_what_quotas_hold_back()
+        self.leavings.look_at_quotas()
         placed = self.memory.placer.place(1000, self.now)
         for one in placed:
             self.books.take(one)
@@ -231,7 +234,9 @@ class World:
             if queue.head is not None and not queue.is_held_back:
                 self._check_has_no_room(queue)
                 if queue.head[1] not in held_back:
-                    self._check_was_not_passed(queue, placed, claims)
+                    # Who takes back what his project owns had a right to it before anybody more urgent who borrows.
+                    others = [one for one in placed if one.job_id not in promised]
+                    self._check_was_not_passed(queue, others, claims)
         self.leavings.look(placed)
 
     def _start(self, one: Placement) -> None:
@@ -260,6 +265,11 @@ class World:
 
     def _outrank(self, rank: int) -> None:
         self.promises = {job_id: promise for job_id, promise in self.promises.items() if promise.rank >= rank}
+
+    def _void_what_quotas_hold_back(self) -> None:
+        for queue in self.memory.backlog:
+            if queue.is_held_back:
+                self.promises = {job_id: kept for job_id, kept in self.promises.items() if job_id not in queue}
 
     def _check_has_no_room(self, queue: Queue) -> None:
         """Nobody waits for what is free."""
@@ -312,11 +322,14 @@ class World:
         claims = list(self.memory.claims)
         if self._duty == "GiveBack" and self.memory.shares.quotas.promised:
             self.promises.clear()
+        # Where a place is being cleared, no other one is reserved meanwhile.
+        cleared = {claim.node_id for claim in claims if claim.clearing}
+        for claim in claims:
+            if not claim.clearing and claim.node_id in cleared:
+                self.promises.pop(claim.job_id, None)
         for claim in claims:
             self._outrank(claim.rank)
-        for queue in self.memory.backlog:
-            if queue.is_held_back:
-                self.promises = {job_id: kept for job_id, kept in self.promises.items() if job_id not in queue}
+        self._void_what_quotas_hold_back()
         for claim in claims if self._duty == "Reserve" else ():
             if not claim.clearing and claim.starts_at is not None and claim.job_id not in self.promises:
                 self.promises[claim.job_id] = Promise(claim.rank, claim.starts_at)
@@ -340,6 +353,6 @@ class World:
         held = {node.node_id: node.holdings for node in memory.cluster if node.holdings}
         left = {"attempts": memory.live, "claims": list(memory.claims), "kept": kept, "held": held}
         left["promised"] = memory.shares.quotas.promised
-        left["cleared"] = self.leavings.cleared
+        left["cleared"] = [job_id for job_id, one in self.leavings.cleared.items() if not one.void]
         if any(left.values()):
             raise Broken(f"nothing runs, and this is left: { ({name: what for name, what in left.items() if what}) }")
