@@ -13,10 +13,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cyxwiz_tasks.checkpoints.generations import Generation, generations
+from cyxwiz_tasks.checkpoints.generations import PARTIAL, Generation, generations
 from cyxwiz_tasks.checkpoints.manifest import NotWhole, check_whole
 from cyxwiz_tasks.protocol.headers import Assignment
 from workers.artifact_store import ArtifactStore
@@ -164,16 +165,22 @@ class AttemptArtifacts:
 
 
 def fetch_checkpoint(
-    store: ArtifactStore, assignment: Assignment, root: Path, *, patience_seconds: float, given_up: Callable[[], bool]
+    store: ArtifactStore,
+    assignment: Assignment,
+    root: Path,
+    *,
+    patience_seconds: float,
+    given_up: Callable[[], bool],
+    found: Callable[[], None],
 ) -> Exception | None:
     """Bring the newest whole checkpoint of a job here, if a newer one is in the store than on this disk.
 
-    Returns the store's error where it failed for too long.
+    `found` is called before one is fetched, which may take long. Returns the store's error if it failed for too long.
     """
     gives_up_at = time.monotonic() + patience_seconds
     for pause_seconds in _pauses():
         try:
-            _fetch_newest(store, assignment, root)
+            _fetch_newest(store, assignment, root, found)
         except Exception as error:  # of whatever file system it is
             log.warning("job %s: its checkpoint could not be fetched: %s", assignment.job, error)
             if given_up() or time.monotonic() >= gives_up_at:
@@ -184,11 +191,21 @@ def fetch_checkpoint(
     return None
 
 
-def _fetch_newest(store: ArtifactStore, assignment: Assignment, root: Path) -> None:
+def arrived(root: Path) -> int:
+    """How many bytes of checkpoints that are being fetched are here."""
+    found = 0
+    for path in root.glob(f"*/*{PARTIAL}/*"):
+        with suppress(OSError):
+            found += path.stat().st_size
+    return found
+
+
+def _fetch_newest(store: ArtifactStore, assignment: Assignment, root: Path, found: Callable[[], None]) -> None:
     here, missing = _newest_whole(root, assignment.token), None
     for generation in store.generations(assignment.job, assignment.token):
         if here is not None and generation[:2] <= here[:2]:
             return
+        found()
         try:
             store.fetch(assignment.job, generation, root)
         except NotWhole as error:

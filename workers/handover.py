@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import redis
 from celery.app.task import Context
 from celery.exceptions import Ignore
 from pydantic import ValidationError
@@ -18,10 +21,10 @@ from pydantic import ValidationError
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol.headers import Assignment, JobHeader, Membership
-from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER
-from cyxwiz_tasks.protocol.reports import Ended
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER, REPORTS
+from cyxwiz_tasks.protocol.reports import Ended, Started
 from cyxwiz_tasks.runtime.pipe import Frame
-from workers.attempt_artifacts import fetch_checkpoint
+from workers.attempt_artifacts import arrived, fetch_checkpoint
 from workers.attempts import StopRequest
 from workers.link import gone_seconds
 from workers.meeting import NotMet, arrange
@@ -38,6 +41,8 @@ _REQUEST_FIELDS = (
 )
 #: What fits into the buffer of an empty socket, so that sending it never waits for the process.
 _AT_ONCE_BYTES = 64 * 1024
+#: How often a checkpoint on its way is looked at, and how long nothing of it may come: a big one is checked at its end.
+_LOOK_SECONDS, _SILENCE_SECONDS = 0.1, 300.0
 
 
 class Handover:
@@ -56,6 +61,7 @@ class Handover:
         self.owed: Ended | None = None
         #: why the checkpoint that the job must go on from is not here
         self.not_fetched: Exception | None = None
+        self._is_fetched = False
         #: of a gang's member: what its process is told of the others, or why it cannot be
         self._gang: Frame | None = None
         self.not_met: NotMet | None = None
@@ -82,7 +88,7 @@ class Handover:
         """Send the job, unless it must not run or was stopped before it came so far."""
         if self.given or self.refusal is not None or self.stop_request.asked is not None:
             return
-        if self._may_have_checkpoint and not self._fetch_checkpoint():
+        if self._may_have_checkpoint and not self._fetch_checkpoint(process):
             return
         if self.assignment.gang is not None and not self._meet(self.assignment.gang):
             return
@@ -119,19 +125,44 @@ class Handover:
         """Whether an earlier attempt may have left one in the artifact store."""
         return self.refusal is None and self._node.artifact_store is not None and self.assignment.attempt > 1
 
-    def _fetch_checkpoint(self) -> bool:
+    def _say_started(self, process: WarmProcess) -> None:
+        """Ahead of the attempt's other reports: a big checkpoint takes longer than a node may take to start a job."""
+        given = self.assignment.model_dump(include={"node", "incarnation", "job", "attempt", "token"})
+        report = Started(**given, pid=process.pid, device=self._node.device_of(self.assignment))
+        try:
+            self._node.redis.lpush(REPORTS, report.model_dump_json())
+        except redis.RedisError as error:
+            log.warning("job %s: that it has started could not be told: %s", self.assignment.job, error)
+
+    def _fetch_checkpoint(self, process: WarmProcess) -> bool:
         """False: the job must not start, because it was stopped meanwhile or the store fails."""
+        checkpoints = self._node.checkpoints_path(self.assignment.job)
+        # In a thread of its own: nobody can interrupt a store, and a stop does not wait for it.
+        fetching = threading.Thread(target=self._fetch, args=(checkpoints, process), name="cyxwiz-fetch", daemon=True)
+        fetching.start()
+        patience_seconds = max(_SILENCE_SECONDS, self._node.settings.fetch_checkpoint_seconds)
+        arrived_bytes, grew_at = 0, time.monotonic()
+        while fetching.is_alive() and not self._given_up():
+            fetching.join(_LOOK_SECONDS)
+            if (here_bytes := arrived(checkpoints)) != arrived_bytes:
+                arrived_bytes, grew_at = here_bytes, time.monotonic()
+            elif time.monotonic() - grew_at > patience_seconds:
+                self.not_fetched = TimeoutError(f"nothing of it came for {patience_seconds:g} s")
+                return False
+        return self._is_fetched and self.stop_request.asked is None
+
+    def _fetch(self, checkpoints: Path, process: WarmProcess) -> None:
         node = self._node
         assert node.artifact_store is not None
-        checkpoints = node.checkpoints_path(self.assignment.job)
         self.not_fetched = fetch_checkpoint(
             node.artifact_store,
             self.assignment.model_copy(update={"token": self._readable_token}),
             checkpoints,
             patience_seconds=node.settings.fetch_checkpoint_seconds,
             given_up=self._given_up,
+            found=lambda: self._say_started(process),
         )
-        return self.not_fetched is None and self.stop_request.asked is None
+        self._is_fetched = self.not_fetched is None
 
     def _meet(self, member: Membership) -> bool:
         """False: the job must not start, because it was stopped meanwhile or nobody knows where to meet."""

@@ -92,7 +92,14 @@ class NodeDisk:
             self.attempt.checkpoint({"kind": "checkpoint", "step": step, "folder": str(made.folder), "seconds": 0.1})
 
     def fetch(self, store: ArtifactStore) -> Exception | None:
-        return fetch_checkpoint(store, self.assignment, self.root, patience_seconds=0.3, given_up=lambda: self.stopping)
+        return fetch_checkpoint(
+            store,
+            self.assignment,
+            self.root,
+            patience_seconds=0.3,
+            given_up=lambda: self.stopping,
+            found=lambda: None,
+        )
 
     def step(self) -> int | None:
         state = self.checkpoints.load()

@@ -1,0 +1,87 @@
+"""A job on its way from its message to its process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from cyxwiz_tasks.checkpoints.generations import Generation
+from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.headers import Assignment
+from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, REPORTS
+from cyxwiz_tasks.protocol.reports import REPORT, Started
+from cyxwiz_tasks.settings import Settings
+from workers.attempts import Attempts
+from workers.handover import Handover
+from workers.link import Link
+
+ASSIGNMENT = Assignment(job="j", attempt=2, token=7, node="n", incarnation="i", epoch=1)
+
+
+class SlowStore:
+    """It has a checkpoint, which does not come."""
+
+    def __init__(self, on_fetch: Callable[[], object]) -> None:
+        self.on_fetch = on_fetch
+        self.gate = threading.Event()
+
+    def generations(self, job: str, token: int) -> list[Generation]:
+        return [Generation(3, 1, Path("3/1"))]
+
+    def fetch(self, job: str, generation: Generation, root: Path) -> None:
+        self.on_fetch()
+        self.gate.wait(20)
+
+
+def node_with(store: SlowStore, root: Path, sent: list[tuple[str, str]]) -> SimpleNamespace:
+    return SimpleNamespace(
+        id="n",
+        incarnation="i",
+        name="lab",
+        stopping=False,
+        attempts=Attempts(),
+        link=Link(),
+        settings=Settings(fetch_checkpoint_seconds=0.1),
+        artifact_store=store,
+        checkpoints_path=lambda job: root,
+        device_of=lambda assignment: "cpu",
+        redis=SimpleNamespace(lpush=lambda key, text: sent.append((key, text))),
+    )
+
+
+def given(node: SimpleNamespace) -> Handover:
+    handover = Handover(node, {"id": "j", ASSIGNMENT_HEADER: json.loads(ASSIGNMENT.model_dump_json())}, "[]")
+    began = time.monotonic()
+    handover.give(SimpleNamespace(pid=4711))
+    assert time.monotonic() - began < 10
+    assert not handover.given
+    handover.close()
+    return handover
+
+
+def test_an_attempt_that_fetches_its_checkpoint_is_told_as_started_and_can_be_stopped(tmp_path):
+    """The scheduler takes back what a node has not started within a minute; a big checkpoint may take longer."""
+    sent: list[tuple[str, str]] = []
+    known: list[list[tuple[str, str]]] = []
+    store = SlowStore(lambda: (known.append(list(sent)), node.attempts.stop(Stop(job="j", token=ASSIGNMENT.token))))
+    node = node_with(store, tmp_path, sent)
+    handover = given(node)
+    store.gate.set()
+    assert handover.stop_request.asked is not None
+    [[(key, text)]] = known
+    report = REPORT.validate_json(text)
+    assert key == REPORTS
+    assert isinstance(report, Started)
+    assert (report.job, report.token, report.pid, report.device) == ("j", 7, 4711, "cpu")
+
+
+def test_a_store_of_which_nothing_comes_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("workers.handover._SILENCE_SECONDS", 0.3)
+    store = SlowStore(lambda: None)
+    handover = given(node_with(store, tmp_path, []))
+    store.gate.set()
+    assert isinstance(handover.not_fetched, TimeoutError)
