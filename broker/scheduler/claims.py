@@ -38,8 +38,6 @@ class Claim(NamedTuple):
     #: live attempts there, by what holds their places: once they have ended, the job fits; and elsewhere, those of whom
     #: quotas want it, or that other members of the gang wait for
     awaited: frozenset[str]
-    #: the GPUs that it will get then
-    gpus: tuple[int, ...]
     #: the awaited ones were told to end
     clearing: bool
     #: when the last of them ends at the latest, by the clock of whoever planned it; None: nobody knows
@@ -73,17 +71,8 @@ def claim_on(
     clearing: bool = False,
     starts_at: float | None = None,
 ) -> Claim:
-    """A claim to the place that is there once these have ended. GPUs that are in use now are taken first: what is free
-    already serves others meanwhile.
-    """
-    awaited = frozenset(awaited)
-    then = without(node, awaited.intersection(node.holdings), kept_for=node.kept)
-    now = set(usable_gpus(without(node, (), kept_for=node.kept), wanted))
-    gpus: tuple[int, ...] = ()
-    if wanted.demand.gpus:
-        usable = sorted(usable_gpus(then, wanted), key=lambda at: (at in now, then.gpu_free[at]))
-        gpus = tuple(sorted(usable[: wanted.demand.gpus]))
-    return Claim(waiting, node.node_id, node.capability, wanted, awaited, gpus, clearing, starts_at)
+    """A claim to the place that is there once these have ended."""
+    return Claim(waiting, node.node_id, node.capability, wanted, frozenset(awaited), clearing, starts_at)
 
 
 class _Jobs(Protocol):
@@ -225,10 +214,21 @@ def _share(room: Node, claim: Claim) -> Kept:
     coming = [room.holdings[id].demand for id in claim.awaited if id in room.holdings]
     cpus = demand.cpus - sum(other.cpus for other in coming)
     ram_bytes = demand.ram_bytes - sum(other.ram_bytes for other in coming)
-    free = [(at, max(0, room.gpu_free[at])) for at in claim.gpus]
+    free = [(at, max(0, room.gpu_free[at])) for at in _gpus(room, claim)]
     return Kept(
         slots=min(0 if coming else 1, max(0, room.slots_free)),
         cpus=max(0, min(cpus, room.cpus_free)),
         ram_bytes=max(0, min(ram_bytes, room.ram_free_bytes)),
         gpu_bytes=tuple((at, min(size, demand.gpu_memory_bytes) if demand.shared else size) for at, size in free),
     )
+
+
+def _gpus(room: Node, claim: Claim) -> list[int]:
+    """Those that the job gets then, beside what is kept for others. GPUs that are in use now are taken first: what is
+    free already serves others meanwhile.
+    """
+    count, wanted = claim.wanted.demand.gpus, claim.wanted
+    if not count:
+        return []
+    then, now = without(room, claim.awaited.intersection(room.holdings)), set(usable_gpus(room, wanted))
+    return sorted(sorted(usable_gpus(then, wanted), key=lambda at: (at in now, then.gpu_free[at]))[:count])

@@ -345,6 +345,30 @@ def test_who_has_gone_and_come_back_is_not_waited_for():
     assert node.kept == {}
 
 
+def test_who_finds_his_gpu_taken_by_another_for_whom_a_place_is_cleared_keeps_the_one_that_is_left_instead():
+    board = Board(a=capability(T4, T4, T4, slots=8))
+    for at, name in enumerate(("one", "two", "three")):
+        board.place(name, "a", [at])
+    claims, node = Claims(board.cluster), board.cluster.node("a")
+    for job_id, rank, awaited, gpus in (
+        ("first", Priority.CRITICAL, ["one"], 1),
+        ("second", Priority.HIGH, ["two"], 2),
+    ):
+        resources = Resources(gpus=gpus)
+        wanted = Wanted(demand_of(resources), range(3))
+        waiting, victims = Waiting(job_id, 1, resources, rank), frozenset([*awaited, "three"][:gpus])
+        claims.clear(waiting, Clearing("a", wanted, tuple(victims), victims))
+    board.cluster.release("two")
+    assert [clear.job_id for clear in claims.settle({"first", "second"})] == ["first"]
+    claims.drop("first")
+    board.place("first", "a", [1], rank=CRITICAL)
+    board.cluster.release("one")
+    assert claims.settle({"second"}) == []
+    assert (node.idle_gpus, claims.clears("second")) == (0, True)
+    board.cluster.release("three")
+    assert [clear.job_id for clear in claims.settle({"second"})] == ["second"]
+
+
 def test_nothing_is_cleared_on_a_node_that_closes():
     board, claims, _ = two_victims()
     board.cluster.set_opening("a", datetime(2026, 6, 1, 18, tzinfo=UTC))
