@@ -231,4 +231,7 @@ def _gpus(room: Node, claim: Claim) -> list[int]:
     if not count:
         return []
     then, now = without(room, claim.awaited.intersection(room.holdings)), set(usable_gpus(room, wanted))
-    return sorted(sorted(usable_gpus(then, wanted), key=lambda at: (at in now, then.gpu_free[at]))[:count])
+    found = sorted(usable_gpus(then, wanted), key=lambda at: (at in now, then.gpu_free[at]))
+    # On what is kept another may run that ends in time: the rest of it stays kept.
+    found += sorted(set(wanted.admitted).difference(found), key=lambda at: -then.gpu_free[at])
+    return sorted(found[:count])

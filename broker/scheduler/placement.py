@@ -100,7 +100,7 @@ class Placer:
             self._place_in_order(placed, limit, above_rank=rank)
             self._take_kept_for_lesser(placed, limit, rank)
         self._place_in_order(placed, limit)
-        while self._claimants_placed(placed):
+        while self._claims_fell(placed, limit):
             self._place_in_order(placed, limit)
         self._backfill(placed, limit, now)
         return placed
@@ -166,12 +166,16 @@ class Placer:
             self.backlog.remove(claim.job_id)
             placed.append(self._book_gang(claim.waiting, candidates, best))
 
-    def _claimants_placed(self, placed: list[Placement]) -> bool:
-        """Whether somebody who had a claim found another place: what was kept is free then."""
-        gone = [placement.job_id for placement in placed if placement.job_id in self.claims]
-        for job_id in gone:
-            self.claims.drop(job_id)
-        return bool(gone)
+    def _claims_fell(self, placed: list[Placement], limit: int) -> bool:
+        """Whether somebody who had a claim found another place, or has his own only now, since an owner for whom quotas
+        waited has got his: what was kept is free then.
+        """
+        before = len(self.claims)
+        for placement in placed:
+            self.claims.drop(placement.job_id)
+        if placed:
+            self._place_claimants(placed, limit)
+        return len(self.claims) < before
 
     def _take_kept_for_lesser(self, placed: list[Placement], limit: int, rank: int) -> None:
         """Who is above this rank, and found no other place, takes what is kept for jobs up to it, the least urgent
