@@ -26,7 +26,8 @@ def next_after(cron: str, timezone: str, moment: datetime) -> datetime:
     if len(cron.split()) != 5:  # cronsim knows a sixth field, seconds: a scheduler's turn is no clock for them
         raise InvalidJob("cron", f"{cron!r} has not five fields", _EXAMPLE)
     try:
-        found: datetime = next(CronSim(cron, moment.astimezone(zone)))
+        # Within the hour that comes twice, cronsim begins with what its first time had.
+        found: datetime = next(at for at in CronSim(cron, moment.astimezone(zone)) if at.astimezone(UTC) > moment)
     except CronSimError as error:
         raise InvalidJob("cron", f"{cron!r} cannot be read ({str(error).lower()})", _EXAMPLE) from None
     except StopIteration:

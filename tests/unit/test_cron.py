@@ -30,6 +30,9 @@ def moment(text: str) -> datetime:
         # They go back from 3 to 2: half past two comes twice, and counts once.
         ("30 2 * * *", "Europe/Berlin", "2026-10-24 23:00", "2026-10-25 00:30"),
         ("30 2 * * *", "Europe/Berlin", "2026-10-25 00:30", "2026-10-26 01:30"),
+        # Ten past two for the second time: its half past two is over.
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25 01:10", "2026-10-26 01:30"),
+        ("45 1 * * *", "America/New_York", "2026-11-01 06:20", "2026-11-02 06:45"),
     ],
 )
 def test_the_next_moment(cron, timezone, after, expected):
