@@ -11,14 +11,15 @@ _MEAN_LIVES = 7
 
 # The mean of what was held, weighed by exp(-age / mean life). The integral of that weight over an attempt is the
 # difference of two exponentials. A share is the largest of an attempt's shares of what all nodes have together now:
-# what they had then is not recorded. GPUs count for a job that has them for itself.
+# what they had then is not recorded. GPUs count for a job that has them for itself. Those under way are found by their
+# states: the index on `ended_at` remembers for ever that a page once held an attempt without an end, as each has.
 _DECAYED = text(
     """
     WITH places AS (
-        SELECT job_id, gpus, gpu_memory_bytes, cpus, ram_bytes, assigned_at, ended_at FROM attempts
+        SELECT job_id, gpus, gpu_memory_bytes, cpus, ram_bytes, assigned_at, ended_at, state FROM attempts
         UNION ALL
         SELECT job_id, members.gpus, members.gpu_memory_bytes, members.cpus, members.ram_bytes, assigned_at,
-            attempts.ended_at
+            attempts.ended_at, attempts.state
         FROM gang_members AS members JOIN attempts ON attempts.token = lead WHERE rank > 0
     ), held AS (
         SELECT job_id, cardinality(gpus) AS gpus, gpu_memory_bytes, cpus, ram_bytes,
@@ -26,7 +27,7 @@ _DECAYED = text(
                 )::float8 / :mean_life, 700))
             - exp(-least(extract(epoch FROM statement_timestamp() - assigned_at)::float8 / :mean_life, 700)) AS weight
         FROM places
-        WHERE ended_at IS NULL OR ended_at > statement_timestamp() - make_interval(secs => :oldest)
+        WHERE state IN ('assigned', 'running') OR ended_at > statement_timestamp() - make_interval(secs => :oldest)
     )
     SELECT project, owner, sum(greatest(0, weight) * greatest(1 / :slots ::float8,
         CASE WHEN resources @> '{"shared": true}' THEN 0 ELSE held.gpus END / :gpus ::float8,

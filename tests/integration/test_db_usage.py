@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from sqlalchemy import text
@@ -54,3 +55,19 @@ def test_a_shared_gpu_counts_by_its_memory(record):
 def test_without_nodes_nobody_had_a_share(record):
     attempt(record, HALF_LIFE, None, owner="ann")
     assert decayed(record, (0, 0, 0, 0, 0)) == {("", "ann"): 0.0}
+
+
+def test_attempts_that_ended_long_ago_are_not_read(record):
+    answers = record.accept(*(new_job() for _ in range(200)))
+    record.assign(*(answer.job_id for answer in answers))
+    # The index on their ends learns of them while they have none, as it does whenever the table is vacuumed.
+    record.do(lambda tx: tx.execute(text("SELECT brin_summarize_new_values('ix_attempts_ended_at')")))
+    record.do(lambda tx: tx.execute(text("UPDATE attempts SET state = 'lost', ended_at = '2001-01-01'")))
+    with record.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE attempts"))
+    values = dict(zip(("slots", "gpus", "gpu_memory_bytes", "cpus", "ram_bytes"), TOTALS, strict=True))
+    explain = text(f"EXPLAIN (ANALYZE) {usage._DECAYED.text}")
+    plan = "\n".join(
+        record.do(lambda tx: tx.execute(explain, values | {"mean_life": MEAN_LIFE, "oldest": 7 * MEAN_LIFE}).scalars())
+    )
+    assert not re.findall(r"Rows Removed by .*: \d+", plan), plan
