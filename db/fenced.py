@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import psycopg
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from cyxwiz_tasks.errors import NotLeader
 
@@ -26,15 +28,19 @@ def fenced_connection(engine: Engine) -> Iterator[Connection]:
 def fenced(connection: Connection, epoch: int) -> Iterator[Connection]:
     """A transaction that commits only if nobody else leads before it ends.
 
-    Raises NotLeader at once if somebody already does.
+    Raises NotLeader at once if somebody already does, and SQLAlchemy's errors, as any other statement.
     """
     with connection.begin():
         # In autocommit mode psycopg begins nothing by itself, and its commit() and rollback() end what was begun here.
         driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor:
-            cursor.execute(_BEGIN, prepare=False)
-            cursor.nextset()
-            current = cursor.fetchone()[0]
+        try:
+            with driver.cursor() as cursor:
+                cursor.execute(_BEGIN, prepare=False)
+                cursor.nextset()
+                current = cursor.fetchone()[0]
+        except psycopg.Error as error:
+            # As the driver raises it, nobody could tell a row that is locked from a message that cannot be handled.
+            raise DBAPIError.instance(_BEGIN, None, error, psycopg.Error) from error
         if current != epoch:
             refuse(epoch, current)
         yield connection

@@ -7,7 +7,9 @@ import time
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from broker.scheduler.failures import is_momentary, is_poison
 from broker.scheduler.keeper import Keeper
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
 from db.engine import make_engine
@@ -52,6 +54,21 @@ def test_a_transaction_of_an_old_epoch_does_not_begin(engine):
         with pytest.raises(NotLeader, match=f"epoch {first.epoch} is over"), fenced(connection, first.epoch):
             pytest.fail("it began")
     second.release()
+
+
+def test_a_row_that_is_locked_for_too_long_is_the_moments_fault_and_no_messages(database_url, engine):
+    leadership = try_lead(engine, "a")
+    hasty = make_engine(database_url, "hasty", lock_timeout_seconds=0.1)
+    with fenced_connection(hasty) as connection:
+        with engine.begin() as tx:
+            tx.execute(text("LOCK TABLE leadership"))
+            with pytest.raises(DBAPIError, match="lock timeout") as raised, fenced(connection, leadership.epoch):
+                pass
+        assert (is_momentary(raised.value), is_poison(raised.value)) == (True, False)
+        with fenced(connection, leadership.epoch) as tx:
+            assert tx.scalar(text("SELECT 7")) == 7
+    hasty.dispose()
+    leadership.release()
 
 
 def test_a_standby_waits_and_then_leads(engine):
