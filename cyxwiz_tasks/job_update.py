@@ -61,9 +61,9 @@ class JobUpdate:
         speed, eta = rest.pop("samples_per_second", None), rest.pop("eta_seconds", None)
         texts += [f"{name} {_text(value)}" for name, value in rest.items()]
         if speed is not None:
-            texts.append(f"{speed:,.0f} samples/s")
+            texts.append(f"{_text(speed, ',.0f')} samples/s")
         if eta is not None:
-            texts.append(f"{eta:.0f} s left")
+            texts.append(f"{_text(eta, '.0f')} s left")
         return texts
 
 
@@ -71,5 +71,8 @@ def _of(total: Any) -> str:
     return "" if total is None else f"/{_text(total)}"
 
 
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _text(value: Any, form: str = "") -> str:
+    """What a job reports is any JSON: also "inf" where a speed was 0, or words."""
+    if isinstance(value, int | float):
+        return format(value, form or (".4g" if isinstance(value, float) else ""))
+    return str(value)

@@ -52,7 +52,7 @@ class _Bar:
     def __init__(self, console: Console) -> None:
         self.console = console
         numbers = TextColumn("{task.fields[numbers]}", markup=False)
-        self.bars = Progress(TextColumn("{task.description}"), BarColumn(24), numbers, console=console)
+        self.bars = Progress(TextColumn("{task.description}", markup=False), BarColumn(24), numbers, console=console)
         self.task: TaskID | None = None
 
     def __enter__(self) -> None:
@@ -70,7 +70,12 @@ class _Bar:
         epochs, total, done = update.get("epochs"), update.get("total"), update.get("step")
         if total is None:
             total, done = epochs, update.get("epoch")
-        title = f"epoch {update.epoch}/{epochs}" if epochs is not None else f"step {done}" if done is not None else ""
+        title = f"step {done}" if done is not None else ""
+        if epochs is not None and update.get("epoch") is not None:
+            title = f"epoch {update.epoch}/{epochs}"
+        # A job of somebody's own may report words in their place: they are shown, and move no bar.
+        if not isinstance(total, int | float) or not isinstance(done, int | float):
+            total = done = None
         self.bars.update(self.task, description=title, total=total, completed=done or 0, numbers=numbers_of(update))
 
 
@@ -103,10 +108,11 @@ def numbers_of(update: JobUpdate) -> str:
             name: value for name, value in update.values.items() if name not in ("epoch", "epochs", "step", "total")
         }
         return show_mapping(rest)
-    if update.get("samples_per_second"):
-        texts.append(f"{update.samples_per_second:,.0f} samples/s")
-    if update.get("eta_seconds") is not None:
-        texts.append(f"{show_seconds(update.eta_seconds)} left")
+    speed, eta = update.get("samples_per_second"), update.get("eta_seconds")
+    if speed:
+        texts.append(f"{speed:,.0f} samples/s" if isinstance(speed, int | float) else f"{speed} samples/s")
+    if eta is not None:
+        texts.append(f"{show_seconds(eta) if isinstance(eta, int | float) else eta} left")
     return "  ".join(texts)
 
 

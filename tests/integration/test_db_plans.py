@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import uuid
+
 from sqlalchemy import text
 
 from cyxwiz_tasks.states import AttemptState, JobState
-from db import attempts, jobs
+from db import arrays, attempts, jobs
 from db.attempts import Ending
 from tests.integration.record import new_job
 from tests.integration.waiting import until
@@ -40,3 +43,13 @@ def test_the_rows_that_are_read_grow_with_the_work_alone(record):
         assert scanned == 0, table
         # Each job is looked up by five statements, and once more by a foreign key.
         assert fetched <= 10 * BATCHES * SIZE, table
+
+
+def test_jobs_of_arrays_that_have_ended_are_not_read_by_a_new_leader(record):
+    array_id = str(uuid.uuid4())
+    members = record.accept(*(new_job(array_id=array_id, array_index=number) for number in range(200)))
+    record.do(jobs.cancel_waiting, record.epoch, [answer.job_id for answer in members[2:]])
+    with record.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE jobs"))
+    plan = "\n".join(record.do(lambda tx: tx.execute(text(f"EXPLAIN (ANALYZE) {arrays._MEMBERS.text}")).scalars()))
+    assert not re.findall(r"Rows Removed by .*: \d+", plan), plan
