@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
@@ -98,6 +99,15 @@ class Resources(BaseModel):
     def _pattern(cls, value: str | None) -> str | None:
         if value is not None:
             name_pattern(value)
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _numbers_are_finite(cls, value: dict[str, LabelValue]) -> dict[str, LabelValue]:
+        """A shape is JSON, which has no others: a scheduler could not read it out of the record again."""
+        for name, wanted in value.items():
+            if isinstance(wanted, float) and not math.isfinite(wanted):
+                raise ValueError(f'the value of "{name}" is {wanted}: write a finite number, or a text')
         return value
 
     @field_validator("labels", "prefer")

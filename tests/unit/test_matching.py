@@ -12,7 +12,7 @@ from broker.scheduler.cluster import MAX_GPUS, Cluster
 from broker.scheduler.matching import failures
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.conditions import Applicant
-from cyxwiz_tasks.errors import InvalidSettings
+from cyxwiz_tasks.errors import InvalidJob, InvalidSettings
 from cyxwiz_tasks.resources import Resources
 from tests.property_size import examples
 from tests.unit.fleet import A100, RTX_3090, RTX_4090, T4, capabilities, capability, requirements
@@ -148,6 +148,12 @@ def test_requirements_come_back_out_of_their_shape(resources: Resources) -> None
     assert found == resources
     # Python calls True and 1 equal.
     assert found.shape == resources.shape
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_label_is_no_number_that_a_shape_could_not_hold(number: float) -> None:
+    with pytest.raises(InvalidJob, match=r'^resources\.labels: the value of "score" is .* write a finite number'):
+        Resources.parse({"labels": {"score": number}})
 
 
 def test_equal_requirements_are_one_shape_in_whatever_order_they_were_written() -> None:
