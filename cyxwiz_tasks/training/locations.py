@@ -101,7 +101,8 @@ def _downloaded(uri: str, scratch: Path, write: Callable[[Path], None]) -> Path:
 def _plain(path: Path, scratch: Path) -> Path:
     if path.suffix != ".gz":
         return path
-    target = scratch / f"plain-{path.stem}"
+    # By its whole path: inputs and labels may have one name in two folders.
+    target = scratch / f"plain-{hashlib.sha256(bytes(path)).hexdigest()}"
     with gzip.open(path) as packed, target.open("wb") as handle:
         shutil.copyfileobj(packed, handle)
     return target

@@ -255,3 +255,12 @@ def test_moments_in_pieces_are_those_of_the_whole():
     mean, deviation = moments.result()
     np.testing.assert_allclose(mean, rows.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(deviation, rows.std((0, 2, 3)), rtol=1e-5)
+
+
+def test_packed_inputs_and_labels_of_one_name_in_two_folders(load, tmp_path):
+    for folder, array in (("inputs", FLAT), ("labels", TARGETS)):
+        (tmp_path / folder).mkdir()
+        with gzip.open(tmp_path / folder / "train.npy.gz", "wb") as handle:
+            np.save(handle, array)
+    dataset = load("inputs/train.npy.gz", targets="labels/train.npy.gz")
+    assert np.array_equal(dataset.train.inputs, FLAT)
