@@ -46,7 +46,9 @@ def open_files(uri: str, options: Mapping[str, Any], cache: Path, data_roots: tu
         for part, option in (("train", "targets"), ("test", "test_targets")):
             if option in options:
                 labels[part] = locate(str(options[option]), data_roots, f"dataset_options.{option}")
-    fingerprint = json.dumps([[part, place.fingerprint] for part, place in (*places.items(), *labels.items())])
+    files = (*places.items(), *labels.items())
+    # With the suffix: one content is read as rows or as text, by the name that it has.
+    fingerprint = json.dumps([[part, place.suffix, place.fingerprint] for part, place in files])
     return entry_for(cache, fingerprint, options, lambda: _read_all(places, labels, options, cache))
 
 

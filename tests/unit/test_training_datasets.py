@@ -264,3 +264,10 @@ def test_packed_inputs_and_labels_of_one_name_in_two_folders(load, tmp_path):
             np.save(handle, array)
     dataset = load("inputs/train.npy.gz", targets="labels/train.npy.gz")
     assert np.array_equal(dataset.train.inputs, FLAT)
+
+
+def test_one_content_under_two_suffixes_is_read_as_each_says(load, tmp_path):
+    write_csv(tmp_path / "rows.txt")
+    write_csv(tmp_path / "rows.csv")
+    assert load("rows.txt").is_text
+    assert not load("rows.csv").is_text
