@@ -76,7 +76,10 @@ def with_parameters(job: TrainingJob | Signature | JobTask, values: Mapping[str,
     if isinstance(job, JobTask):
         return job.s(**values)
     if isinstance(job, Signature) and not job.get("subtask_type"):
-        return job.clone(kwargs=dict(values))
+        # `clone(kwargs=...)` leaves the arguments of an immutable one (`.si()`) as they are.
+        made = job.clone()
+        made["kwargs"] = {**made["kwargs"], **values}
+        return made
     raise InvalidJob(
         "job",
         f"a {type(job).__name__} is not one job",

@@ -67,6 +67,12 @@ def test_jobs_of_an_array_differ_in_their_parameters_and_are_named_for_them():
     assert array_of(step, [{"rate": 1}], None, None, None, None, {})[1][0][0].kwargs == {"rate": 1}
 
 
+def test_an_immutable_signature_gets_its_parameters():
+    _, jobs = array_of(step.si(seed=7), {"rate": [1, 2]}, None, None, None, None, {})
+    assert [made.kwargs for made, _ in jobs] == [{"seed": 7, "rate": 1}, {"seed": 7, "rate": 2}]
+    assert all(made.immutable for made, _ in jobs)
+
+
 @pytest.mark.parametrize(
     ("job", "parameters", "more", "told"),
     [
