@@ -38,9 +38,10 @@ def build_schedule(job: TrainingJob, optimizer: optim.Optimizer, total_steps: in
     if job.schedule == "onecycle":
         warmup = _ONECYCLE_WARMUP if job.warmup is None else job.warmup
         # One more than are taken: a schedule is stepped after the last step, too. Momentum stays what the job says.
-        return OneCycleLR(
-            optimizer, job.learning_rate, total_steps + 1, pct_start=max(warmup, 1e-6), cycle_momentum=False
-        )
+        steps = total_steps + 1
+        # A rise that is over at step 0 exactly is one of no length, by which torch would divide.
+        share = max(warmup, 1e-6) if warmup * steps != 1 else 1e-6
+        return OneCycleLR(optimizer, job.learning_rate, steps, pct_start=share, cycle_momentum=False)
     return LambdaLR(optimizer, _share_of_peak(job.schedule, math.ceil((job.warmup or 0) * total_steps), total_steps))
 
 

@@ -15,6 +15,7 @@ from cyxwiz_tasks.training.batches import Batches
 from cyxwiz_tasks.training.checkpointing import TrainingCheckpoints
 from cyxwiz_tasks.training.datasets import load_dataset
 from cyxwiz_tasks.training.loop import fit, train
+from cyxwiz_tasks.training.optimizers import build_optimizer, build_schedule
 from cyxwiz_tasks.training.reproducibility import reproducible
 from cyxwiz_tasks.training.state import TrainingState
 from cyxwiz_tasks.training_job import TrainingJob
@@ -255,3 +256,16 @@ def test_streamed_batches_are_the_resident_ones(cache):
         assert torch.equal(inputs, streamed_inputs)
         assert torch.equal(targets, streamed_targets)
     assert abs(float(torch.cat([pair[0][0] for pair in pairs]).mean())) < 0.1
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(9, 0.1), (1, 0.5), (4, 0.2), (1, 0.0), (3, 0.99), (10, None)])
+def test_a_onecycle_schedule_of_any_length(steps, warmup):
+    job = TrainingJob(**SMALL, schedule="onecycle", warmup=warmup, learning_rate=0.5)
+    optimizer = build_optimizer(job, torch.nn.Linear(1, 1), CPU)
+    schedule = build_schedule(job, optimizer, steps)
+    rates = schedule.get_last_lr()
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        rates += schedule.get_last_lr()
+    assert all(0 < rate <= 0.5 for rate in rates)
