@@ -108,6 +108,7 @@ def find_id(client: Client, text: str) -> str:
     """
     if len(text) == _UUID_CHARACTERS:
         return parse_id(text)
+    _must_say_something("id", text)
     wanted = text.lower()
     found = [row["id"] for row in client.jobs(limit=_SEARCHED_JOBS) if _matches(row["id"], wanted)]
     if not found:
@@ -123,6 +124,7 @@ def find_array(client: Client, text: str) -> str:
     """The id of the one array whose id starts or ends like this. Raises NotFound, InvalidJob if there are several."""
     if len(text) == _UUID_CHARACTERS:
         return parse_id(text)
+    _must_say_something("array", text)
     wanted, rows = text.lower(), client.jobs(limit=_SEARCHED_JOBS)
     found = {row["array_id"] for row in rows if row["array_id"] and _matches(row["array_id"], wanted)}
     if not found:
@@ -136,6 +138,12 @@ def after_of(client: Client, text: str) -> tuple[str, str]:
     """What a job comes after, out of `JOB` or `JOB:KIND`, or those of an array. Raises NotFound, InvalidJob."""
     job, _, kind = text.partition(":")
     return find_id(client, job), kind or "ok"
+
+
+def _must_say_something(field: str, text: str) -> None:
+    """Raises InvalidJob for "", which every id starts with: of a shell's variable that was never set, say."""
+    if not text:
+        raise InvalidJob(field, "is empty", "Write an id, or the start or the end of one")
 
 
 def _matches(job_id: str, wanted: str) -> bool:
