@@ -83,7 +83,7 @@ class Resources(BaseModel):
     def _size(cls, value: Any) -> Any:
         if value is None:
             return None
-        SizeRange.parse(value)
+        SizeRange.parse(str(value))
         return str(value)
 
     @field_validator("compute_capability", "cuda", "driver", "torch", mode="before")

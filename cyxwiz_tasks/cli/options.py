@@ -82,6 +82,8 @@ def resources_of(options: dict[str, Any], base: dict[str, Any] | None = None) ->
     chosen |= {"prefer": preferred} if preferred else {}
     excluded = options.pop("exclude_nodes")
     chosen |= {"exclude_nodes": excluded} if excluded else {}
+    if base is not None and not isinstance(base, dict):
+        raise InvalidJob("resources", f"{str(base)[:60]!r} is not an object", 'Write {"gpu_memory": "24GB.."}')
     return Resources.parse((base or {}) | chosen)
 
 

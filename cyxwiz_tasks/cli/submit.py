@@ -156,7 +156,7 @@ def _function(task: str, arguments: str | None, kwargs: str | None, fields: dict
     if fields:
         raise InvalidJob(sorted(fields)[0], "is a field of trainings, not of --task", "Pass it in --kwargs")
     module, _, name = task.partition(":")
-    if not name:
+    if not name or not module or module.startswith("."):
         raise InvalidJob("task", f"{task!r} names no function", "Write --task MODULE:FUNCTION")
     # As `python MODULE.py` would find it.
     sys.path.insert(0, os.getcwd())

@@ -79,6 +79,8 @@ FIELDS: list[tuple[str, str, str]] = [
         "is no field of it",
     ),
     ("submit --task lab", "task", "names no function. Write --task MODULE:FUNCTION"),
+    ("submit --task :add", "task", "names no function. Write --task MODULE:FUNCTION"),
+    ("submit --task .lab:add", "task", "names no function. Write --task MODULE:FUNCTION"),
     ("submit --task nolab:add", "task", "No module named 'nolab'. Run this where `python -c 'import nolab'` works"),
     ("submit --task refused:nothing", "task", "refused has no 'nothing'. See its spelling"),
     ("submit --task refused:plain", "task", "is no job. Put @job before it"),
@@ -91,6 +93,8 @@ FIELDS: list[tuple[str, str, str]] = [
     ("submit --task refused:add --epochs 3", "epochs", "is a field of trainings, not of --task. Pass it in --kwargs"),
     ("submit --spec bad.json", "spec", "cannot be read"),
     ("submit --spec list.json", "spec", "holds no object. Write"),
+    ("submit --spec memory.json", "resources", "'24GB' is not an object. Write {\"gpu_memory\""),
+    ("submit --spec memories.json", "resources.gpu_memory", "is not a size"),
     ("submit --spec bad.toml", "spec", "TOML in a file *.toml"),
     (
         "schedule add n --cron '0 3 * * *' -- --model cnn --dataset digits --after x",
@@ -168,6 +172,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.json").write_text("{nope")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "bad.toml").write_text("a = ")
+    (tmp_path / "memory.json").write_text('{"resources": "24GB"}')
+    (tmp_path / "memories.json").write_text('{"resources": {"gpu_memory": ["24GB"]}}')
     source = "from cyxwiz_tasks import job\n@job()\ndef add(ctx, a): return a\ndef plain(): pass\n"
     (tmp_path / "refused.py").write_text(source)
     monkeypatch.setattr("workers.cli._set_up_logging", lambda: None)
