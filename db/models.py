@@ -182,9 +182,7 @@ class Job(Base):
             "ix_jobs_deadline_at", "deadline_at", postgresql_where=text("ended_at IS NULL AND deadline_at IS NOT NULL")
         ),
         Index("ix_jobs_array_id", "array_id", "array_index", postgresql_where=text("array_id IS NOT NULL")),
-        Index(
-            "ix_jobs_open_array_id", "array_id", postgresql_where=text("array_id IS NOT NULL AND ended_at IS NULL")
-        ),
+        Index("ix_jobs_open_array_id", "array_id", postgresql_where=text("array_id IS NOT NULL AND ended_at IS NULL")),
         Index("ix_jobs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )
 
