@@ -57,20 +57,23 @@ class QueryServer(threading.Thread):
             log.warning(line("query_refused", reason=error.errors()[0]["type"]))
             return
         pipe = client.pipeline(transaction=False)
-        pipe.lpush(query.reply_to, self._reply(query).model_dump_json())
+        pipe.lpush(query.reply_to, self._reply(query))
         pipe.expire(query.reply_to, REPLY_TTL_SECONDS)
         pipe.execute()
 
-    def _reply(self, query: Query) -> Reply:
+    def _reply(self, query: Query) -> str:
         try:
             with self.engine.connect() as tx:
-                return Reply(value=answer(tx, query))
+                return Reply(value=answer(tx, query)).model_dump_json()
         except CyxwizError as error:
-            return Reply(error_type=type(error).__name__, error=str(error))
+            reply = Reply(error_type=type(error).__name__, error=str(error))
         except SQLAlchemyError as error:
             log.warning(line("query_failed", name=query.name, error=type(error).__name__))
-            return Reply(error_type=ServerUnavailable.__name__, error="the scheduler cannot read its record: ask again")
+            reply = Reply(
+                error_type=ServerUnavailable.__name__, error="the scheduler cannot read its record: ask again"
+            )
         except Exception as error:
-            # One odd question must not leave all others without an answer.
+            # One odd question, or an answer that cannot be written, must not leave all others without one.
             log.exception(line("query_failed", name=query.name))
-            return Reply(error_type=ProtocolError.__name__, error=f"query {query.name!r}: {type(error).__name__}")
+            reply = Reply(error_type=ProtocolError.__name__, error=f"query {query.name!r}: {type(error).__name__}")
+        return reply.model_dump_json()

@@ -16,6 +16,7 @@ from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks import failpoints
+from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol.names import INBOX, REJECTED, REPORTS
 from tests.integration.control_plane import Scheduler
 from tests.integration.record import end_session_of_leader
@@ -127,6 +128,19 @@ def test_a_standby_answers_queries_while_nobody_leads(plane):
         assert plane.client.status()["leader"]["holder"] == "somebody who does nothing"
         leadership.release()
         plane.submit()
+
+
+def test_an_answer_that_cannot_be_written_does_not_end_all_answers(plane):
+    deep: list = []
+    for _ in range(253):
+        deep = [deep]
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assert node.run(result=deep).job == job_id
+        with pytest.raises(ProtocolError, match="query 'job'"):
+            plane.client.requests.query("job", id=job_id)
+        assert [job["id"] for job in plane.client.requests.query("jobs")] == [job_id]
 
 
 def test_a_leader_that_was_replaced_writes_nothing_more_and_stands_by(plane):
