@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +40,10 @@ SOURCES = (*INBOX_LISTS, REPORTS, COMMANDS)
 #: the processing lists are called after it, the epoch, and the number of their source
 PROCESSING = "cyxwiz.busy"
 
-#: whatever a leader of so many epochs ago has left was given back by those after it
+#: whatever a leader of so many epochs ago has left was given back by those after it; if not, its lists are found by
+#: their names: see `Ghosts`
 _EPOCHS_LOOKED_AT = 50
+_LIST_NAME = re.compile(rf"{re.escape(PROCESSING)}\.(\d{{1,18}})\.\d+")
 
 _BLOCK_SECONDS = 0.25
 #: batches that may wait for the main loop; more stay in Redis, where they survive
@@ -185,6 +188,18 @@ class Inbox:
         `own` only while the sources are stopped.
         """
         oldest, newest = max(0, self.epoch - _EPOCHS_LOOKED_AT), self.epoch if own else self.epoch - 1
+        return self._give_back(client, oldest, newest)
+
+    def give_back_of_old(self, client: redis.Redis, lists: Sequence[str]) -> int:
+        """The same of lists that were found by their names: those of leaders before the ones that `give_back` looks at,
+        where all after them ended before they could.
+        """
+        found = (_LIST_NAME.fullmatch(name) for name in lists)
+        epochs = {int(match[1]) for match in found if match is not None}
+        oldest = self.epoch - _EPOCHS_LOOKED_AT
+        return sum(self._give_back(client, epoch, epoch) for epoch in sorted(epochs) if epoch < oldest)
+
+    def _give_back(self, client: redis.Redis, oldest: int, newest: int) -> int:
         moved: Any = client.eval(_GIVE_BACK, 1, PROCESSING, oldest, newest, *SOURCES)
         return int(moved)
 

@@ -54,6 +54,16 @@ def test_answers_that_nobody_fetched_do_not_stay(plane):
         until(lambda: plane.redis.ttl(key) > 0)
 
 
+def test_what_a_leader_left_is_given_back_although_all_after_it_ended_at_once(plane):
+    message = json.dumps(plane.redis_message(plane.signature(1)))
+    plane.redis.lpush("cyxwiz.busy.7.0", message)
+    with plane.engine.begin() as tx:
+        tx.execute(text("UPDATE leadership SET epoch = 100"))
+    with plane.scheduler():
+        until(lambda: len(plane.client.jobs()) == 1)
+        assert not plane.redis.exists("cyxwiz.busy.7.0")
+
+
 def test_what_dead_processes_left_unacknowledged_is_removed(plane, monkeypatch):
     monkeypatch.setattr("broker.scheduler.duties.ghosts._UNACKED_IDLE_SECONDS", 1)
     plane.redis.hset("cyxwiz.unacked.gone", "tag", "message")

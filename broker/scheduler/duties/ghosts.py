@@ -3,7 +3,8 @@
 A node starts what lies in its queue without a question, so a message of an attempt that was taken back, or published
 again after it was taken, would cost it a start that nobody wants. A node's queue is looked into only if it holds more
 than the record has placed there. Lists of nodes that are gone are found by going through the keys, a page a run; only
-what is certainly of this project is removed, for others may share the Redis.
+what is certainly of this project is removed, for others may share the Redis. Messages that a leader of long ago has left
+are found there as well, and given back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.scheduler.duties.duty import Duty
+from broker.scheduler.inbox import PROCESSING
 from broker.scheduler.log_lines import line
 from broker.scheduler.outbox import REPLY_TTL_SECONDS
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, BEATS, control_key, node_queue, reply_key
@@ -31,7 +33,7 @@ _NODES, _KEYS = 500, 500
 _UNACKED_IDLE_SECONDS = 3600
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OF_NODE = re.compile(rf"(?:{re.escape(node_queue(''))}|{re.escape(control_key(''))})({_UUID})")
-_PATTERNS = (node_queue("*"), control_key("*"), reply_key("*"), "cyxwiz.unacked.*")
+_PATTERNS = (node_queue("*"), control_key("*"), reply_key("*"), "cyxwiz.unacked.*", f"{PROCESSING}.*")
 
 
 class Ghosts(Duty):
@@ -49,6 +51,9 @@ class Ghosts(Duty):
             "lists": self._forget_nodes(keys),
             "unacked": self._forget_unacked([key for key in keys if key.startswith(_PATTERNS[3][:-1])]),
             "replies": self._limit_replies([key for key in keys if key.startswith(_PATTERNS[2][:-1])]),
+            "given_back": self.leader.inbox.give_back_of_old(
+                self.leader.redis, [key for key in keys if key.startswith(_PATTERNS[4][:-1])]
+            ),
         }
 
     def _page(self, pattern: str) -> list[str]:
