@@ -138,7 +138,25 @@ class JobContext:
         print(*values, flush=True)  # noqa: T201
 
 
-@dataclass
+class _FolderOnDemand:
+    """A field of a dataclass: the folder that was given, or else a new one, made when it is first asked for."""
+
+    def __get__(self, context: LocalContext | None, _: type) -> Path:
+        if context is None:
+            return _ON_DEMAND  # the field's default
+        if context._folder is _ON_DEMAND:
+            context._folder = Path(tempfile.mkdtemp(prefix="cyxwiz-artifacts-"))
+        return context._folder
+
+    def __set__(self, context: LocalContext, folder: Path) -> None:
+        context._folder = folder
+
+
+#: stands for a folder that nobody has asked for yet
+_ON_DEMAND = Path()
+
+
+@dataclass(repr=False)
 class LocalContext:
     """The same for a job that is called directly, without any service: reports are kept, and given to `on_report`."""
 
@@ -146,7 +164,7 @@ class LocalContext:
     attempt: int = 1
     device: str = "cpu"
     threads: int = 1
-    artifacts: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cyxwiz-artifacts-")))
+    artifacts: _FolderOnDemand = _FolderOnDemand()
     cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"cyxwiz-cache-{os.getuid()}")
     data_roots: tuple[Path, ...] = field(default_factory=lambda: (Path.cwd(),))
     rank: int = 0
@@ -154,6 +172,8 @@ class LocalContext:
     should_stop: bool = False
     on_report: Callable[[dict[str, Any]], None] | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
+    #: behind `artifacts`
+    _folder: Path = field(init=False)
 
     @property
     def world_size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cyxwiz_tasks.errors import InvalidJob
 from cyxwiz_tasks.job_header import fold, parse_priority, parse_seconds
 from cyxwiz_tasks.protocol.headers import JobHeader
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER, INBOX
+from cyxwiz_tasks.runtime.context import LocalContext
 
 HERE = str(Path(__file__).resolve().parents[2])
 
@@ -161,6 +163,17 @@ def test_a_direct_call_runs_here_with_a_local_context(monkeypatch: pytest.Monkey
     monkeypatch.setattr(plain.app, "_server", "redis://127.0.0.1:1/0")
     assert plain.apply((1,)).get() == 3
     assert demanding.apply((0.25,)).get() == 0.25
+
+
+def test_a_direct_call_makes_no_folder_unless_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert demanding(0.5) == 0.5
+    assert list(tmp_path.iterdir()) == []
+    context = LocalContext()
+    assert context.artifacts == context.artifacts
+    assert list(tmp_path.iterdir()) == [context.artifacts]
+    context.artifacts = tmp_path / "mine"
+    assert context.artifacts == LocalContext(artifacts=tmp_path / "mine").artifacts == tmp_path / "mine"
 
 
 def test_a_job_runs_with_the_context_it_is_given() -> None:
