@@ -131,10 +131,16 @@ class JobHandle:
     def _known_state(self) -> str:
         """Of the job, so far as Redis knows it."""
         with reached(self.client.broker_url):
+            self._must_answer()
             return str(self.async_result.state)
+
+    def _must_answer(self) -> None:
+        """Raises if Redis does not answer: Celery, whose nodes must not lose a result, would ask it for ever."""
+        self.client.connection.ping()
 
     def _ended(self, seconds: float) -> AsyncResult | None:
         """Celery's result if the job ends within so many seconds; None if not, or if Celery will never know it."""
+        self._must_answer()
         result = self.async_result
         if self._ignore_result or result.state == _UNKNOWN:
             if self._record_if_over(max(seconds, _ANSWER_SECONDS)) is None:

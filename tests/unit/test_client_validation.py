@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from celery import chain, group
 
 from cyxwiz_tasks import Client, TrainingJob, errors, job
 from cyxwiz_tasks.broker_connection import address
-from cyxwiz_tasks.errors import InvalidJob, NoStack
+from cyxwiz_tasks.errors import InvalidJob, NoStack, ServerUnavailable
+from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
 from cyxwiz_tasks.requests import named_error
 from cyxwiz_tasks.settings import settings
@@ -121,6 +123,12 @@ def test_a_client_without_a_stack(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     settings.cache_clear()
     with pytest.raises(errors.ServerUnavailable, match="no URL of a Redis"):
         Client("http://example.com")
+
+
+@pytest.mark.parametrize("ask", [lambda job: job.state, lambda job: job.result(timeout=0.1)], ids=["state", "result"])
+def test_a_handle_says_that_redis_is_not_there(client: Client, ask: Callable[[JobHandle], Any]) -> None:
+    with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1/0 does not answer"):
+        ask(client.get(new_id()))
 
 
 def test_importing_costs_next_to_nothing() -> None:
