@@ -3,8 +3,8 @@
 A node starts what lies in its queue without a question, so a message of an attempt that was taken back, or published
 again after it was taken, would cost it a start that nobody wants. A node's queue is looked into only if it holds more
 than the record has placed there. Lists of nodes that are gone are found by going through the keys, a page a run; only
-what is certainly of this project is removed, for others may share the Redis. Messages that a leader of long ago has left
-are found there as well, and given back.
+what is certainly of this project is removed, for others may share the Redis. Messages that a leader of long ago has
+left are found there as well, and given back.
 """
 
 from __future__ import annotations
