@@ -173,6 +173,7 @@ class Job(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("ix_jobs_waiting", text("priority DESC"), "seq", postgresql_where=text("state = 'pending'")),
+        Index("ix_jobs_held", "seq", postgresql_where=text("state = 'held'")),
         Index(
             "ix_jobs_expires_at",
             "expires_at",

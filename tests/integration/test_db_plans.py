@@ -8,7 +8,7 @@ import uuid
 from sqlalchemy import text
 
 from cyxwiz_tasks.states import AttemptState, JobState
-from db import arrays, attempts, jobs
+from db import arrays, attempts, job_pages, jobs
 from db.attempts import Ending
 from tests.integration.record import new_job
 from tests.integration.waiting import until
@@ -53,3 +53,22 @@ def test_jobs_of_arrays_that_have_ended_are_not_read_by_a_new_leader(record):
         connection.execute(text("VACUUM ANALYZE jobs"))
     plan = "\n".join(record.do(lambda tx: tx.execute(text(f"EXPLAIN (ANALYZE) {arrays._MEMBERS.text}")).scalars()))
     assert not re.findall(r"Rows Removed by .*: \d+", plan), plan
+
+
+def test_jobs_that_have_ended_are_not_read_for_a_list_of_others(record):
+    ended = record.accept(*(new_job() for _ in range(2000)))
+    record.do(jobs.cancel_waiting, record.epoch, [answer.job_id for answer in ended])
+    listed = JobState.PENDING, JobState.ASSIGNED, JobState.RUNNING, JobState.HELD
+    ids = {state: record.in_state(state)[0] for state in listed}
+    with record.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE jobs, attempts"))
+    read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
+
+    def find(tx, state):
+        before = tx.scalar(read)  # of the session's transactions that it has not handed in
+        return [job["id"] for job in job_pages.find(tx, states=[state])], tx.scalar(read) - before
+
+    for state in listed:
+        found, rows = record.do(find, state)
+        assert found == [ids[state]]
+        assert rows < 10, state
