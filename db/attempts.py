@@ -401,6 +401,8 @@ class Live:
     deadline_in_seconds: float | None
     #: of its process
     time_limit_seconds: float | None
+    #: what is left of the time in which its job must have started; None for one that started before, too
+    expires_in_seconds: float | None
 
 
 _LIVE = text(
@@ -410,8 +412,9 @@ _LIVE = text(
         learned, cancel_requested_at IS NOT NULL AS cancel_requested,
         extract(epoch FROM statement_timestamp() - attempts.assigned_at)::float8 AS age_seconds,
         extract(epoch FROM lease_until - statement_timestamp())::float8 AS lease_left_seconds,
-        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds,
-        time_limit_seconds
+        extract(epoch FROM deadline_at - statement_timestamp())::float8 AS deadline_in_seconds, time_limit_seconds,
+        CASE WHEN first_started_at IS NULL THEN extract(epoch FROM expires_at - statement_timestamp())::float8 END
+            AS expires_in_seconds
     FROM attempts JOIN jobs ON jobs.id = job_id
     WHERE attempts.state IN ('assigned', 'running') ORDER BY token"""
 )

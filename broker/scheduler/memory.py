@@ -152,6 +152,9 @@ class Memory:
             cancel_asked=attempt.cancel_requested,
         )
         self.deadlines.expect(attempt.job_id, attempt.deadline_in_seconds)
+        if attempt.expires_in_seconds is not None:
+            # It may be lost before it has started.
+            self._expire(attempt.job_id, time.monotonic() + attempt.expires_in_seconds)
         self.arrays.take_place(attempt.job_id)
         if members:
             self._restore_gang(self.live[attempt.job_id], members)

@@ -150,6 +150,17 @@ def test_a_job_that_was_lost_before_it_started_has_not_kept_its_start_by(plane, 
         assert plane.wait_for(job_id, "cancelled")["cause"] == "expired"
 
 
+def test_the_next_leader_knows_too_by_when_a_job_on_a_node_must_have_started(plane):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit(start_by=1.0)
+        node.take()
+    with plane.scheduler():
+        until(lambda: plane.job(job_id)["state"] == "assigned")
+        node.leave()
+        assert plane.wait_for(job_id, "cancelled")["cause"] == "expired"
+
+
 def test_a_job_that_has_started_once_has_kept_its_start_by(plane):
     with plane.scheduler():
         node = plane.node(slots=1)

@@ -256,6 +256,7 @@ def _live(tx: Tx, row: AttemptRow) -> Live:
         row.lease_until - tx.now,
         job.deadline_at - tx.now if job.deadline_at is not None else None,
         job.new.time_limit_seconds,
+        job.expires_at - tx.now if job.expires_at is not None and job.first_started_at is None else None,
     )
 
 
