@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from heapq import heappop, heappush
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -259,15 +260,18 @@ class Memory:
         """Of new jobs of these owners, those that exceed a limit, by their place in the list, and why."""
         refusals: dict[int, LimitReached] = {}
         now, known = time.monotonic(), self.shares.limits
+        held_back: Counter[str] | None = None
         for owner, count in Counter(owners).items():
             own = known.of(owner)
             if own.waiting is None and own.per_minute is None:
                 continue
             mine = [at for at, other in enumerate(owners) if other == owner]
             if own.waiting is not None:
-                held_back = (*self.delayed.values(), *self.dependencies.held(), *self.arrays.held())
-                waiting = self.backlog.waiting_of(owner) + sum(job.owner == owner for job in held_back)
-                allowed = max(0, own.waiting - waiting)
+                if held_back is None:
+                    # Once for all owners of a batch: there may be a million of them.
+                    held = chain(self.delayed.values(), self.dependencies.held(), self.arrays.held())
+                    held_back = Counter(job.owner for job in held)
+                allowed = max(0, own.waiting - self.backlog.waiting_of(owner) - held_back[owner])
                 refusals |= dict.fromkeys(mine[allowed:], too_many_waiting(owner, own.waiting))
             if own.per_minute is not None:
                 allowed = int(max(0.0, known.submissions_left(owner, now)))

@@ -54,6 +54,15 @@ def test_what_waits_for_its_time_counts_as_waiting(clock):
     assert "waiting: ann may have 2" in str(held.too_many(["ann"])[0])
 
 
+def test_what_waits_elsewhere_is_counted_once_for_all_owners(monkeypatch, clock):
+    held, looks = Memory((40.0, 30.0, 20.0, 10.0), usual_limits=OwnerLimits(waiting=1)), []
+    held.wait(JOB._replace(owner="ann"), 150.0)
+    look = held.dependencies.held
+    monkeypatch.setattr(held.dependencies, "held", lambda: looks.append(1) or look())
+    assert held.too_many(["ann", "bob", "eve", "bob"]).keys() == {0, 3}
+    assert len(looks) == 1
+
+
 def test_submissions_beyond_what_a_minute_allows_are_too_many(clock):
     held = Memory((40.0, 30.0, 20.0, 10.0), usual_limits=OwnerLimits(per_minute=2))
     assert held.too_many(["ann", "ann", "ann", "bob"]).keys() == {2}
