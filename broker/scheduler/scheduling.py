@@ -40,6 +40,12 @@ def add(turn: Turn, command: AddSchedule) -> dict[str, Any]:
         raise refused.error from None
     if arrival.id != command.id:
         raise InvalidJob("message", f"has the id {arrival.id} and not the schedule's, {command.id}")
+    for option, moment in (("expires", arrival.expires_at), ("countdown", arrival.not_before)):
+        if moment is not None:
+            # In Celery's messages they are moments: soon all jobs of the schedule would be past them.
+            raise InvalidJob(
+                option, "is a moment, and each job of a schedule has its own", 'Leave it out, or write start_by="1h"'
+            )
     added = schedules.add(
         turn.tx,
         name=command.name,

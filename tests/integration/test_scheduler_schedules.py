@@ -50,6 +50,12 @@ def test_a_missed_moment_is_made_up_for_once(plane):
         assert node.end(assignment).committed
 
 
+@pytest.mark.parametrize("option", ["expires", "countdown"])
+def test_a_signature_that_names_a_moment_is_no_schedule(plane, option):
+    with plane.scheduler(), pytest.raises(InvalidJob, match=f"{option}: is a moment"):
+        plane.client.schedule("nightly", plane.signature(7, **{option: 3600}), cron=LEAP_DAY)
+
+
 def test_a_moment_that_comes_again_has_its_job_already(plane):
     with plane.scheduler():
         plane.client.schedule("rare", plane.signature(), cron=LEAP_DAY)
