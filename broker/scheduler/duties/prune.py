@@ -25,6 +25,8 @@ _NODE_EVENTS_SECONDS, _NODE_EVENTS_BATCH = 3600.0, 1000
 #: from one look for a node that is long gone to the next, after one that found it, or none: whether attempts of a node
 #: are kept is told by reading all attempts, and those of a job that still waits may be kept for as long as it does
 _NODE_SECONDS, _NODE_REST_SECONDS = 60.0, 3600.0
+#: of the loop's time, at most, where many nodes are long gone and many attempts are kept
+_NODE_SHARE = 0.005
 
 
 class Prune(Duty):
@@ -54,7 +56,11 @@ class Prune(Duty):
                 events = retention.prune_node_events(turn.tx, age_seconds, _NODE_EVENTS_BATCH)
             self._node_events_at = now + (_NODE_EVENTS_SECONDS if events < _NODE_EVENTS_BATCH else 0.0)
         if now >= self._node_at:
+            began = time.monotonic()
+            # Also if it fails, for it took longer than a statement may: the next try would take as long.
+            self._node_at = now + _NODE_REST_SECONDS
             with self.leader.turn() as turn:
                 nodes = retention.prune_node(turn.tx, age_seconds)
-            self._node_at = now + (_NODE_SECONDS if nodes else _NODE_REST_SECONDS)
+            if nodes:
+                self._node_at = now + max(_NODE_SECONDS, (time.monotonic() - began) / _NODE_SHARE)
         return {"jobs": jobs, "node_events": events, "nodes": nodes}
