@@ -128,6 +128,11 @@ def is_conflict(error: DBAPIError) -> bool:
     return _sqlstate(error) in _CONFLICTS and not error.connection_invalidated
 
 
+def is_beyond_limits(error: DBAPIError) -> bool:
+    """Whether a value is too large for PostgreSQL, such as a name of thousands of characters for an index."""
+    return (_sqlstate(error) or "").startswith("54")
+
+
 def _sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
-from db.engine import is_conflict
+from db.engine import is_beyond_limits, is_conflict
 
 _FRAMES_SHOWN = 6
 
@@ -27,7 +27,9 @@ def is_poison(error: Exception) -> bool:
     """Whether a failed turn is to blame on what it was about, and not on a server or on another leader."""
     if isinstance(error, NotLeader | ServerUnavailable | redis.RedisError | PoolTimeout):
         return False
-    return not isinstance(error, DBAPIError) or isinstance(error, DataError | IntegrityError)
+    if not isinstance(error, DBAPIError):
+        return True
+    return isinstance(error, DataError | IntegrityError) or is_beyond_limits(error)
 
 
 def where(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -17,7 +18,8 @@ from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
-from cyxwiz_tasks.protocol.names import INBOX, REJECTED, REPORTS
+from cyxwiz_tasks.protocol.commands import SetLimits
+from cyxwiz_tasks.protocol.names import COMMANDS, INBOX, REJECTED, REPORTS
 from tests.integration.control_plane import Scheduler
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
@@ -141,6 +143,14 @@ def test_an_answer_that_cannot_be_written_does_not_end_all_answers(plane):
         with pytest.raises(ProtocolError, match="query 'job'"):
             plane.client.requests.query("job", id=job_id)
         assert [job["id"] for job in plane.client.requests.query("jobs")] == [job_id]
+
+
+def test_a_name_that_no_index_can_hold_ends_no_scheduler(plane):
+    owner = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(200))
+    with plane.scheduler():
+        plane.redis.lpush(COMMANDS, SetLimits(owner=owner, changes={"weight": 2.0}).model_dump_json())
+        until(lambda: plane.redis.llen(REJECTED) == 1)
+        plane.submit()
 
 
 def test_a_leader_that_was_replaced_writes_nothing_more_and_stands_by(plane):
