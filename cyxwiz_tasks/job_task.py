@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Of the options of one call, those that a task may set for all its calls.
 _TASK_OPTIONS = tuple(name for name in JOB_OPTIONS if name not in ("name", "idempotency_key", "after"))
+#: Celery's options that a task may set for all its calls, and that are part of a message.
+_OWN_CELERY_OPTIONS = ("expires", "ignore_result")
 #: The module of the tasks that come with this project: its functions need no entry.
 _BUILTIN = "cyxwiz_tasks.builtin"
 
@@ -102,7 +104,9 @@ class JobTask(Task):  # type: ignore[misc]
     def signature(self, args: Any = None, *rest: Any, **options: Any) -> Signature:
         """Celery's own; its options carry header and queue, for whoever sends it without knowing this task."""
         made = super().signature(args, *rest, **options)
-        made["options"] = self._folded(made["options"]) | {"queue": INBOX}
+        # What `apply_async` would add by itself.
+        own = {name: value for name in _OWN_CELERY_OPTIONS if (value := getattr(self, name))}
+        made["options"] = self._folded(own | made["options"]) | {"queue": INBOX}
         return made
 
     def signature_from_request(

@@ -22,6 +22,11 @@ def step(number: object, **more: object) -> None:
     pass
 
 
+@job(ignore_result=True, expires=60)
+def brief() -> None:
+    pass
+
+
 @pytest.fixture
 def preparation() -> Iterator[Preparation]:
     with Client("redis://127.0.0.1:1/0") as client:
@@ -91,3 +96,11 @@ def test_many_kinds_in_turns(preparation: Preparation) -> None:
 def test_what_counts_from_now_is_counted_for_each_job(preparation: Preparation) -> None:
     etas = [message(preparation, step.s(1).set(countdown=60))["headers"]["eta"] for _ in range(2)]
     assert etas[0] < etas[1]
+
+
+def test_what_a_task_says_of_all_its_calls_is_part_of_each_message(preparation: Preparation) -> None:
+    assert preparation.prepare(brief.s(), {}).ignore_result
+    headers = message(preparation, brief.s())["headers"]
+    assert headers["ignore_result"]
+    assert headers["expires"] is not None
+    assert not message(preparation, brief.s().set(ignore_result=False))["headers"]["ignore_result"]
