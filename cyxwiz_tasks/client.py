@@ -201,6 +201,10 @@ class Client:
         for option in ("id", "idempotency_key", "after"):
             if options.get(option) is not None:
                 raise InvalidJob(option, "is of single jobs, not of a schedule", "Leave it out")
+        celerys = job["options"] if isinstance(job, Signature) else {}
+        for option in ("countdown", "eta", "expires"):
+            if celerys.get(option) is not None:
+                raise InvalidJob(option, "is a moment, and each job of a schedule has its own", 'Write start_by="4h"')
         for option, value in options.items():
             if isinstance(value, datetime):
                 raise InvalidJob(option, "is a moment, and each job of a schedule has its own", 'Write "4h"')

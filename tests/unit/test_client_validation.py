@@ -57,6 +57,12 @@ def test_options(client: Client, options: dict[str, Any], words: str | None) -> 
         client.submit(DIGITS, **options)
 
 
+@pytest.mark.parametrize("option", ["countdown", "expires"])
+def test_a_schedule_has_no_moment_that_would_pass(client: Client, option: str) -> None:
+    with pytest.raises(InvalidJob, match=f'^{option}: is a moment, and each job .* Write start_by="4h"'):
+        client.schedule("nightly", step.s(1).set(**{option: 60}), cron="0 3 * * *")
+
+
 def test_what_is_no_job(client: Client) -> None:
     with pytest.raises(InvalidJob, match=r"^job: a dict is no job\. Pass a TrainingJob"):
         client.submit({"model": "cnn"})  # type: ignore[arg-type]
