@@ -60,6 +60,9 @@ class Template:
         self, app: Celery, task: str, options: Mapping[str, Any], gaps: Mapping[str, str] | None = None
     ) -> None:
         chosen = {name: options[name] for name in _MESSAGE_OPTIONS if options.get(name) is not None}
+        # Canvas stamps: Celery keeps each as an option of its own name, and lists these.
+        if stamped := options.get("stamped_headers"):
+            chosen |= {"stamped_headers": stamped} | {name: options.get(name) for name in stamped}
         headers, properties, body, _ = app.amqp.as_task_v2(
             _ID,
             task,

@@ -104,3 +104,11 @@ def test_what_a_task_says_of_all_its_calls_is_part_of_each_message(preparation: 
     assert headers["ignore_result"]
     assert headers["expires"] is not None
     assert not message(preparation, brief.s().set(ignore_result=False))["headers"]["ignore_result"]
+
+
+def test_stamps_of_a_signature_are_in_its_message(preparation: Preparation) -> None:
+    stamped = step.s(1)
+    stamped.stamp(run="seven")
+    headers = message(preparation, stamped)["headers"]
+    assert (headers["stamped_headers"], headers["stamps"]) == (["run"], {"run": "seven"})
+    assert message(preparation, step.s(1))["headers"]["stamps"] == {}
