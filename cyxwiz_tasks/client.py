@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from cyxwiz_tasks.array_parameters import Parameters, array_of
 from cyxwiz_tasks.broker_connection import connect, reached
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
-from cyxwiz_tasks.errors import CyxwizError, InvalidJob, SchedulerUnavailable
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob, InvalidSettings, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
@@ -278,12 +279,14 @@ class Client:
 
         Raises InvalidSettings.
         """
+        _check_numbers(changes)
         return dict(self.requests.command(SetLimits(owner=check_text("owner", owner), changes=changes)))
 
     def set_quota(self, project: str, **changes: float | None) -> dict[str, Any]:
         """Change what a project owns of the cluster (gpus, cpus), lends of that and borrows beyond it (lend_gpus, ...,
         borrow_cpus; None: without a limit), and its weight. Returns its quota. Raises InvalidSettings.
         """
+        _check_numbers(changes)
         return dict(self.requests.command(SetQuota(project=project, changes=changes)))
 
     def remove_quota(self, project: str) -> dict[str, Any]:
@@ -375,6 +378,13 @@ class Client:
 def _with_celery_state(row: dict[str, Any]) -> dict[str, Any]:
     """A record with, beside our name of its state, the one that `AsyncResult` has for it."""
     return row | {"celery_state": celery_state(JobState(row["state"]), row.get("cause"))}
+
+
+def _check_numbers(changes: Mapping[str, float | None]) -> None:
+    """Raises InvalidSettings for NaN and infinities, in whose place JSON would carry what means "without a limit"."""
+    for name, value in changes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidSettings(f"{name}: {value} is no number that can be kept: write another one, or none")
 
 
 def _nothing_heard(waiting: Mapping[str, Submission], seconds: float) -> CyxwizError:

@@ -208,6 +208,9 @@ SENT: list[tuple[str, str, str]] = [
     ("cancel --array ''", "array", "is empty. Write an id"),
     (TRAIN + "--after :any", "id", "is empty"),
     ("plan --priority urgent", "priority", "is not a priority"),
+    ("limit ann --per-minute nan", "per_minute", "nan is no number that can be kept"),
+    ("limit ann --weight inf", "weight", "inf is no number that can be kept"),
+    ("quota set lab --weight nan", "weight", "nan is no number that can be kept"),
     ("drain x --deadline soon", "deadline", "is not a duration"),
     ("schedule add '' --cron '0 3 * * *' -- --model cnn --dataset digits", "name", "Write a text of 1 to 200"),
 ]
