@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from cyxwiz_tasks.errors import CyxwizError, DataError
 from cyxwiz_tasks.training.chunks import Chunks, PartName
@@ -19,6 +23,12 @@ from cyxwiz_tasks.training.tables import read_csv, read_parquet
 
 _TABLES = {".csv": read_csv, ".parquet": read_parquet}
 _SINGLE_ARRAYS = (".npy", ".idx", "-ubyte")
+
+#: What the libraries raise for a file that is damaged, or of another kind than its name says.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, SafetensorError),
+)
 
 _OPTIONS_OF_ALL = ("test", "shape", "layout", "classes")
 _OPTIONS = {
@@ -71,7 +81,7 @@ def _read_all(
                 yield from _read(place, labels.get(part), "test" if part == "test" else "train", options, Path(scratch))
             except CyxwizError:
                 raise
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except UNREADABLE as error:
                 raise DataError(f"dataset: {place.uri} cannot be read as {place.suffix}: {error}") from error
 
 

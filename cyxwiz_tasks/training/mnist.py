@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from cyxwiz_tasks.errors import DataError, DataRefused
+from cyxwiz_tasks.errors import CyxwizError, DataError, DataRefused
 from cyxwiz_tasks.training.chunks import Chunks
-from cyxwiz_tasks.training.files import check_options
+from cyxwiz_tasks.training.files import UNREADABLE, check_options
 from cyxwiz_tasks.training.http_download import download
 from cyxwiz_tasks.training.locations import locate
 from cyxwiz_tasks.training.normalised import Normalised, entry_for
@@ -59,7 +59,12 @@ def open_mnist(name: str, options: Mapping[str, Any], cache: Path, data_roots: t
 
     def chunks() -> Chunks:
         with tempfile.TemporaryDirectory(prefix="unpacked-", dir=cache) as scratch:
-            yield from _chunks({file: location.fetch(Path(scratch)) for file, location in files.items()})
+            try:
+                yield from _chunks({file: location.fetch(Path(scratch)) for file, location in files.items()})
+            except CyxwizError:
+                raise
+            except UNREADABLE as error:
+                raise DataError(f"dataset_options.folder: {options['folder']} cannot be read: {error}") from error
 
     return entry_for(cache, fingerprint, {"classes": _CLASSES}, chunks)
 
@@ -90,7 +95,7 @@ def _from_a_mirror(name: str, file: str, path: Path) -> None:
             download(f"{mirror}{file}.gz", packed)
             with gzip.open(packed) as source, path.open("wb") as handle:
                 shutil.copyfileobj(source, handle)
-        except (DataError, OSError, EOFError) as error:
+        except UNREADABLE as error:
             failures.append(str(error))
             continue
         if {_md5(packed), _md5(path)} & set(CHECKSUMS[name][file]):

@@ -12,6 +12,7 @@ from cyxwiz_tasks.errors import DataError, DataRefused, InvalidJob
 from cyxwiz_tasks.runtime.context import LocalContext
 from cyxwiz_tasks.training.datasets import epoch_order, load_dataset, split_rows
 from cyxwiz_tasks.training.loop import train
+from cyxwiz_tasks.training.mnist import CHECKSUMS
 from cyxwiz_tasks.training.rows import Moments
 from cyxwiz_tasks.training_job import TrainingJob
 
@@ -271,3 +272,39 @@ def test_one_content_under_two_suffixes_is_read_as_each_says(load, tmp_path):
     write_csv(tmp_path / "rows.csv")
     assert load("rows.txt").is_text
     assert not load("rows.csv").is_text
+
+
+def damaged(packed):
+    """A packed file, of which some bytes in the middle have changed."""
+    middle = len(packed) // 2
+    return packed[:middle] + bytes(40) + packed[middle + 40 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.csv.gz", damaged(gzip.compress(RANDOM.bytes(5000), mtime=0)), {}),
+        ("a.csv.gz", damaged(gzip.compress(b"label,a\n" + b"".join(b"%d,2\n" % i for i in range(9999)), mtime=0)), {}),
+        ("a.safetensors", b"\xff" * 100, {}),
+        ("a.idx", bytes([0, 0, 8, 3, 0, 0]), {"targets": "y.npy"}),
+    ],
+)
+def test_a_damaged_file_is_named(load, tmp_path, name, content, options):
+    np.save(tmp_path / "y.npy", TARGETS)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"^dataset: {name} cannot be read as"):
+        load(name, **options)
+
+
+def test_a_single_number_is_no_data_set(load, tmp_path):
+    np.save(tmp_path / "y.npy", TARGETS)
+    np.save(tmp_path / "x.npy", np.float32(3))
+    with pytest.raises(DataError, match=r"^dataset: x\.npy cannot be read as \.npy"):
+        load("x.npy", targets="y.npy")
+
+
+def test_a_damaged_folder_of_mnist_is_named(load, tmp_path):
+    for file in CHECKSUMS["mnist"]:
+        (tmp_path / file).write_bytes(bytes([0, 0, 8, 3, 0, 0]))
+    with pytest.raises(DataError, match=r"^dataset_options\.folder: \. cannot be read"):
+        load("mnist", folder=".")
