@@ -24,7 +24,9 @@ class Labels(NamedTuple):
 
 def number_labels(parts: Mapping[str, Array], classes: int | None) -> Labels:
     """Number the labels of all parts, shape (rows,) or (rows, 1) each. Raises DataError for what is no class."""
-    flat = {part: _one_per_row(values) for part, values in parts.items()}
+    if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
+        raise DataError(f"dataset_options.classes: must be a whole number of 2 or more, not {classes!r}")
+    flat = {part: _texts(_one_per_row(values)) for part, values in parts.items()}
     everything = np.concatenate(list(flat.values()))
     if everything.dtype.kind in "USO":
         names, numbers = np.unique(everything.astype(str), return_inverse=True)
@@ -43,6 +45,13 @@ def _one_per_row(values: Array) -> Array:
         return values[:, 0]
     if values.ndim != 1:
         raise DataError(f"dataset: targets of shape {values.shape[1:]} a row; give one class number per row")
+    return values
+
+
+def _texts(values: Array) -> Array:
+    """HDF5 and NumPy give texts as bytes."""
+    if values.dtype.kind == "S" or (values.dtype.kind == "O" and all(isinstance(value, bytes) for value in values)):
+        return np.array([value.decode("utf-8", "replace") for value in values], dtype=np.str_)
     return values
 
 

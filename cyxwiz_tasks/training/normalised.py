@@ -128,7 +128,11 @@ def _vocabulary(paths: list[Path], options: Mapping[str, Any]) -> int:
         raise DataError(f"dataset: token {lowest} occurs; number the tokens from 0")
     # A text's bytes: what is trained today shall read a letter that only tomorrow's text has.
     default = 256 if parts[0].dtype == np.uint8 else highest + 1
-    vocabulary = int(options.get("vocabulary", default))
+    wanted = options.get("vocabulary", default)
+    try:
+        vocabulary = int(wanted)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"dataset_options.vocabulary: must be a whole number, not {wanted!r}") from None
     if highest >= vocabulary:
         raise DataError(f"dataset_options.vocabulary: token {highest} occurs, so it must be {highest + 1} or more")
     return vocabulary

@@ -308,3 +308,25 @@ def test_a_damaged_folder_of_mnist_is_named(load, tmp_path):
         (tmp_path / file).write_bytes(bytes([0, 0, 8, 3, 0, 0]))
     with pytest.raises(DataError, match=r"^dataset_options\.folder: \. cannot be read"):
         load("mnist", folder=".")
+
+
+@pytest.mark.parametrize("classes", ["3", 3.5, 0, True])
+def test_a_number_of_classes_is_a_whole_number(load, tmp_path, classes):
+    np.savez(tmp_path / "a.npz", x=FLAT, y=TARGETS)
+    with pytest.raises(DataError, match=r"^dataset_options\.classes: must be a whole number of 2 or more"):
+        load("a.npz", classes=classes)
+
+
+@pytest.mark.parametrize("vocabulary", ["many", None, [3]])
+def test_a_vocabulary_is_a_whole_number(load, tmp_path, vocabulary):
+    (tmp_path / "a.txt").write_text("to be or not to be " * 40)
+    with pytest.raises(DataError, match=r"^dataset_options\.vocabulary: must be a whole number, not"):
+        load("a.txt", vocabulary=vocabulary)
+
+
+def test_words_that_come_as_bytes_are_words(load, tmp_path):
+    words = ["dög", "cat", "emu"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["y"] = FLAT, [words[target] for target in TARGETS]
+    np.savez(tmp_path / "a.npz", x=FLAT, y=np.array([words[target].encode() for target in TARGETS]))
+    assert load("a.h5").labels == load("a.npz").labels == sorted(words)
