@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from cyxwiz_tasks.errors import DataError, DataRefused
 
@@ -87,7 +87,9 @@ def _opened(url: str) -> Iterator[http.client.HTTPResponse]:
         connection = _connection_to(address)
         try:
             path = f"{address.path or '/'}?{address.query}" if address.query else address.path or "/"
-            connection.request("GET", path, headers={"User-Agent": "cyxwiz-tasks"})
+            # As a browser does it: letters beyond ASCII and blanks; what is quoted already stays as it is.
+            quoted = quote(path, safe="/?%:@!$&'()*+,;=-._~[]")
+            connection.request("GET", quoted, headers={"User-Agent": "cyxwiz-tasks"})
             response = connection.getresponse()
             if response.status in (301, 302, 303, 307, 308):
                 url = _same_host(url, response.headers.get("Location", ""))

@@ -278,3 +278,11 @@ def test_cache_entries_describe_themselves(tmp_path):
     load_dataset(TrainingJob(model="cnn", dataset="digits"), tmp_path, ())
     [meta] = (tmp_path / "datasets").glob("*/meta.json")
     assert json.loads(meta.read_text())["classes"] == 10
+
+
+@pytest.mark.usefixtures("private_allowed")
+@pytest.mark.parametrize("name", ["données brutes.csv", "donn%C3%A9es%20brutes.csv"])
+def test_an_address_may_have_letters_and_blanks(site, tmp_path, name):
+    write_csv(site.folder / "données brutes.csv")
+    download(f"{site.url}/{name}", tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == (site.folder / "données brutes.csv").read_bytes()
