@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature
+from pydantic_core import PydanticSerializationError, to_json
 
 from cyxwiz_tasks.dependency import parse_after
 from cyxwiz_tasks.envelope import Template, gap
@@ -140,8 +141,20 @@ class Preparation:
         return folded | {"headers": folded["headers"] | {HEADER: header}}
 
 
+def _is_json(options: Mapping[str, Any]) -> bool:
+    try:
+        to_json(dict(options))
+    except PydanticSerializationError:
+        return False
+    return True
+
+
 def _spec(job: TrainingJob) -> dict[str, Any]:
-    return job.model_dump(mode="json", exclude_defaults=True)
+    try:
+        return job.model_dump(mode="json", exclude_defaults=True)
+    except PydanticSerializationError as error:
+        field = "model_options" if _is_json(job.dataset_options) else "dataset_options"
+        raise InvalidJob(field, f"JSON cannot carry it: {error}", "Pass numbers, texts, lists and dicts") from None
 
 
 def _check_signature(signature: Signature) -> None:

@@ -112,3 +112,10 @@ def test_stamps_of_a_signature_are_in_its_message(preparation: Preparation) -> N
     headers = message(preparation, stamped)["headers"]
     assert (headers["stamped_headers"], headers["stamps"]) == (["run"], {"run": "seven"})
     assert message(preparation, step.s(1))["headers"]["stamps"] == {}
+
+
+@pytest.mark.parametrize("field", ["model_options", "dataset_options"])
+def test_an_option_of_a_training_that_json_cannot_carry_is_named(preparation: Preparation, field: str) -> None:
+    training = TrainingJob(model="mlp", dataset="digits", **{field: {"size": object()}})
+    with pytest.raises(InvalidJob, match=f"^{field}: JSON cannot carry it: .* Pass numbers, texts"):
+        preparation.prepare(training, {})
