@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cyxwiz_tasks.cli.durations import show_seconds
 from cyxwiz_tasks.cli.values import show_mapping, show_value
-from cyxwiz_tasks.errors import CyxwizError, JobFailed
+from cyxwiz_tasks.errors import CyxwizError, JobFailed, SchedulerUnavailable, ServerUnavailable
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.job_update import JobUpdate
 from cyxwiz_tasks.training_result import TrainingResult
@@ -34,6 +34,8 @@ def follow(handle: JobHandle, console: Console) -> int:
                 view.state(update)
     try:
         value = handle.result()
+    except (ServerUnavailable, SchedulerUnavailable):
+        raise  # says nothing of the job
     except CyxwizError as error:
         console.print(Text(f"{_word(error)}: {error}", style="bold red"))
         _show_traceback(error, console)

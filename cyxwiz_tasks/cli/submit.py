@@ -208,8 +208,11 @@ def _outcome(handle: JobHandle) -> dict[str, Any]:
     """The end of a job as JSON. Raises JobFailed, JobCancelled."""
     try:
         value = handle.result()
-    except CyxwizError:
-        raise
+    except CyxwizError as error:
+        if not isinstance(error, InvalidJob):
+            raise
+        # The job was accepted: a model that does not fit its data is why it failed, and no wrong use of this command.
+        raise JobFailed(f"{type(error).__name__}: {error}") from None
     except Exception as error:  # the job's own exception, whatever it is
         raise JobFailed(f"{type(error).__name__}: {error}") from None
     facts: dict[str, Any] = {"id": handle.id, "state": handle.state}
