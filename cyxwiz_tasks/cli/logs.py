@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from cyxwiz_tasks.broker_connection import reached
 from cyxwiz_tasks.cli.options import find_id
 from cyxwiz_tasks.client import Client
+from cyxwiz_tasks.protocol.names import log_key
 
 
 @click.command(short_help="Show what a job writes.")
@@ -16,6 +18,11 @@ def command(id: str, follow: bool, rank: int) -> None:
     """Show what a job and its child processes write to their output."""
     with Client() as client:
         found, silent = find_id(client, id), True
+        if follow:
+            with reached(client.broker_url):
+                has_begun = bool(client.connection.exists(log_key(found, rank)))
+            if not has_begun:
+                client.job(found)  # there may be no such job: its end would be waited for for ever
         for text in client.get(found).logs(follow=follow, rank=rank):
             click.echo(text, nl=False)
             silent = False

@@ -298,6 +298,12 @@ def test_logs(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
     assert "has no output" in silent.stderr
 
 
+def test_logs_of_no_job_are_not_waited_for(cyxwiz: Cyxwiz, peer: SchedulerPeer) -> None:
+    peer.answer = lambda _: Reply(error_type="NotFound", error="there is no such job")
+    done = cyxwiz("logs", "-f", ONE)
+    assert (done.exit_code, done.stderr) == (2, "error: there is no such job\n")
+
+
 def run_a_training(peer: SchedulerPeer, job_id: str) -> None:
     peer.tell(job_id, "state", state="ASSIGNED", node="big", message="best score")
     for epoch in (1, 2):
