@@ -18,7 +18,7 @@ from celery.canvas import Signature
 from cyxwiz_tasks.array_handle import ArrayHandle
 from cyxwiz_tasks.array_parameters import Parameters, array_of
 from cyxwiz_tasks.broker_connection import connect, reached
-from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.celery_app import Application, make_app
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, InvalidSettings, SchedulerUnavailable
 from cyxwiz_tasks.explanation import Explanation
@@ -409,4 +409,8 @@ def _client_at(broker_url: str) -> Client:
 
 def client_of(app: Celery) -> Client:
     """The client for an application's broker, one for each broker in this process. Raises NoStack."""
-    return _client_at(app.connection_for_write().as_uri(include_password=True))
+    url = app.server if isinstance(app, Application) else app.conf.broker_write_url
+    if not isinstance(url, str) or ";" in url:
+        return _client_at(app.connection_for_write().as_uri(include_password=True))  # the first of several
+    # As it was given: kombu's form of it has lost the query, in which the options of TLS are.
+    return _client_at(url)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import chain, group
+from celery import Celery, chain, group
 
 from cyxwiz_tasks import Client, TrainingJob, errors, job
 from cyxwiz_tasks.broker_connection import address
+from cyxwiz_tasks.celery_app import make_app
+from cyxwiz_tasks.client import client_of
 from cyxwiz_tasks.errors import InvalidJob, NoStack, ServerUnavailable
 from cyxwiz_tasks.handle import JobHandle
 from cyxwiz_tasks.ids import new_id, parse_id
@@ -129,6 +131,12 @@ def test_a_client_without_a_stack(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     settings.cache_clear()
     with pytest.raises(errors.ServerUnavailable, match="no URL of a Redis"):
         Client("http://example.com")
+
+
+@pytest.mark.parametrize("of", [make_app, lambda url: Celery("own", broker=url)], ids=["ours", "own"])
+@pytest.mark.parametrize("url", ["rediss://:p%40ss@127.0.0.1:1/3?ssl_cert_reqs=none", "redis://127.0.0.1:1/0"])
+def test_a_task_is_submitted_to_the_very_address_of_its_application(of: Callable[[str], Celery], url: str) -> None:
+    assert client_of(of(url)).broker_url == url
 
 
 @pytest.mark.parametrize("ask", [lambda job: job.state, lambda job: job.result(timeout=0.1)], ids=["state", "result"])
