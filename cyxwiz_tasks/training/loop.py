@@ -128,7 +128,8 @@ def train_epoch(
         if now - reported_at >= job.report_every_seconds or state.step == 1:
             log.report(**_progress(job, state))
             reported_at = now
-        if state.step == job.max_steps:
+        # More only where the checkpoint is of a longer training than this one.
+        if job.max_steps is not None and state.step >= job.max_steps:
             stopped = "max_steps"
             break
         checkpoints.save_if_due()

@@ -268,3 +268,10 @@ def test_what_the_device_decides_stays_as_the_device_has_it(attempt, cache):
     assert (on_gpu.step, on_gpu.scaler.get_scale()) == (5, 65536.0)
     on_gpu.model(torch.ones(2, 64)).sum().backward()
     on_gpu.optimizer.step()
+
+
+def test_a_training_that_is_made_shorter_than_its_checkpoint_ends_soon(attempt):
+    train(job_of("mlp", checkpoint_steps=1, max_steps=9), attempt())
+    shorter = attempt()
+    result = train(job_of("mlp", checkpoint_steps=1, max_steps=4), shorter)
+    assert (result["stopped"], result["metrics"]["steps"]) == ("max_steps", 9)
