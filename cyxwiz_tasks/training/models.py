@@ -35,7 +35,7 @@ def build_model(name: str, options: Mapping[str, Any], input_shape: tuple[int, .
             )
     try:
         model = factory(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise InvalidJob("model", f"{name!r} cannot be built for inputs of shape {input_shape}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InvalidJob("model", f"{name!r} returned {type(model).__name__}", "Return a torch.nn.Module")

@@ -40,6 +40,8 @@ def test_transformer_does_not_look_ahead():
         ("mlp", {"hiden": [3]}, (4,), "model_options.hiden", "did you mean 'hidden'"),
         ("resnet18", {"depth": 3}, (3, 8, 8), "model_options.depth", "It takes none"),
         ("mlp", {"hidden": "wide"}, (4,), "model", "cannot be built"),
+        ("mlp", {"hidden": [-1]}, (4,), "model", "cannot be built"),
+        ("transformer", {"heads": 0}, (4,), "model", "cannot be built"),
         ("transformer", {"width": 10, "heads": 4}, (8,), "model", "multiple of model_options.heads"),
     ],
 )
