@@ -86,9 +86,8 @@ def read(raw: bytes) -> Arrival:
     except (ValueError, RecursionError):
         raise Refused(ProtocolError("the message is no JSON: send jobs with task_serializer=json")) from None
     except (KeyError, TypeError):
-        raise Refused(
-            ProtocolError(f"the message has no header {HEADER!r}: send it by a task of cyxwiz_tasks")
-        ) from None
+        error = ProtocolError(f"the message has no header {HEADER!r}: send it by a task of cyxwiz_tasks")
+        raise Refused(error, _id_of_no_job(message)) from None
     id, reply_to = _sender(headers, ours)
     try:
         if len(raw) > MESSAGE_LIMIT_BYTES:
@@ -96,6 +95,12 @@ def read(raw: bytes) -> Arrival:
         return _arrival(text, message, headers, ours)
     except CyxwizError as error:
         raise Refused(error, id, reply_to) from None
+
+
+def _id_of_no_job(message: Any) -> str | None:
+    """The id of a plain Celery task, sent by its name, say: who sent it waits for its result."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    return _sender(headers, None)[0] if isinstance(headers, dict) else None
 
 
 def _parsed(text: str) -> Any:

@@ -189,7 +189,7 @@ def test_a_bad_message_is_refused_with_words_and_the_next_one_is_taken(plane, ch
             [ack] = json.loads(plane.redis.brpop([reply_to], 5)[1])["acks"]
             assert ack["error_type"] == error
             assert words in ack["error"]
-            assert plane.celery_state(message["headers"]["id"]) == "FAILURE"
+        assert plane.celery_state(message["headers"]["id"]) == "FAILURE"
 
 
 def test_noise_is_put_aside(plane):

@@ -83,6 +83,14 @@ def test_what_is_no_job_is_refused_with_words(change, words):
         read(json.dumps(sent).encode())
 
 
+def test_a_plain_celery_task_is_refused_by_its_id():
+    plain = message()
+    del plain["headers"][HEADER]
+    with pytest.raises(Refused, match="no header 'cyxwiz': send it by a task of cyxwiz_tasks") as refused:
+        read(json.dumps(plain).encode())
+    assert refused.value.id == JOB
+
+
 def test_who_is_refused_learns_of_it():
     with pytest.raises(Refused) as refused:
         read(raw(body=None))
