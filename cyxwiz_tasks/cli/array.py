@@ -45,8 +45,12 @@ def grid_of(texts: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def show_array(array: ArrayHandle, *, wanted: bool, as_json: bool) -> int:
-    """Say that an array was sent; with `wanted`, wait for its end. The exit status: 0 if no job failed."""
-    counts = _follow(array, quiet=as_json) if wanted else None
+    """Say that an array was sent; with `wanted`, wait for its end. The exit status: 1 if a job failed, 130: Ctrl-C."""
+    try:
+        counts = _follow(array, quiet=as_json) if wanted else None
+    except KeyboardInterrupt:
+        click.echo(f"\nits jobs go on: cyxwiz jobs --array {array.id}, cyxwiz cancel --array {array.id}", err=True)
+        return 130
     if as_json:
         print_json({"array": array.id, "jobs": [job.id for job in array]} | ({"counts": counts} if counts else {}))
     elif counts is None:
