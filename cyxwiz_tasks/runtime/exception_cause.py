@@ -32,6 +32,8 @@ _HARDWARE_WORDS = re.compile(
 #: Of the node's disks: broken, full, or read-only since it broke. Another node may do better.
 _DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EROFS})
 _DISK_CLASSES = frozenset({"cyxwiz_tasks.FolderUnusable"})
+#: how libraries that are written in Rust say the kernel's error, safetensors for one
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 _NETWORK_CLASSES = (ConnectionError, socket.gaierror, urllib.error.URLError)
 _NETWORK_NAMES = frozenset(
@@ -79,13 +81,23 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _is_hardware(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+    if _errno(error) in _DISK_ERRORS:
         return True
     names = _names(error)
     if _DISK_CLASSES & names:
         return True
     speaks_of_gpus = isinstance(error, RuntimeError) or any(name.startswith(("torch.", "pynvml.")) for name in names)
     return speaks_of_gpus and bool(_HARDWARE_WORDS.search(str(error)))
+
+
+def _errno(error: BaseException) -> int | None:
+    """The kernel's error, also inside what libraries make of it: torch raises a RuntimeError in its context."""
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        error = error.__context__
+    if isinstance(error, OSError):
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found is not None else None
 
 
 def _is_network(error: BaseException) -> bool:

@@ -6,10 +6,12 @@ import errno
 import socket
 import subprocess
 import urllib.error
+from contextlib import suppress
 from email.message import Message
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from cyxwiz_tasks.runtime.exception_cause import cause_of
 
@@ -41,6 +43,8 @@ class ConnectTimeout(OSError):
         (OSError(errno.EIO, "Input/output error"), "hardware"),
         (OSError(errno.ENOSPC, "No space left on device"), "hardware"),
         (OSError(errno.EROFS, "Read-only file system"), "hardware"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "hardware"),
+        (SafetensorError("Error while deserializing: No such file or directory (os error 2)"), "error"),
         (torch.distributed.DistNetworkError("Failed to recv, got 0 bytes"), "network"),
         (torch.distributed.DistBackendError("NCCL error: unhandled system error"), "network"),
         (ConnectionResetError(errno.ECONNRESET, "reset by peer"), "network"),
@@ -61,6 +65,13 @@ class ConnectTimeout(OSError):
 )
 def test_causes(error, cause):
     assert cause_of(error) == cause
+
+
+def test_a_model_that_finds_no_room_is_no_fault_of_the_job():
+    # What is still in its buffer fails once more when it is closed.
+    with suppress(OSError), open("/dev/full", "wb") as full, pytest.raises(RuntimeError) as caught:
+        torch.save({"weights": torch.zeros(100_000)}, full)
+    assert cause_of(caught.value) == "hardware"
 
 
 def test_a_ring_of_causes_ends():
