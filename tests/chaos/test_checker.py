@@ -294,6 +294,14 @@ def test_who_had_saved_nothing_gives_its_place_to_an_urgent_job_too():
     assert not any(judge(history).violations.values())
 
 
+def test_who_was_asked_and_whose_node_went_away_first_has_not_given_its_place_back():
+    history = good()
+    add_move(history)
+    _must_leave_for_ever(history)
+    history.record["attempts"][-1].update(state="lost")
+    assert not judge(history).violations["P2 nobody is asked to leave too often"]
+
+
 @pytest.mark.parametrize(("name", "spoil"), SPOILT_MOVES)
 def test_a_spoilt_move_fails_by_the_invariant_that_is_meant_for_it(name: str, spoil: Spoil):
     test_a_spoilt_history_fails_by_the_invariant_that_is_meant_for_it(name, _with(add_move, spoil))

@@ -30,13 +30,15 @@ def for_good_reason(history: History) -> Iterator[str]:
 
 
 def not_too_often(history: History) -> Iterator[str]:
-    """A job that gave its place back so often is left alone."""
+    """A job that gave its place back so often is left alone; whose node went away first has not given it back."""
     tokens = defaultdict[str, set[int]](set)
     for row in history.asked_to_leave:
-        tokens[row["job_id"]].add(row["token"])
-    for job_id, asked in tokens.items():
-        if len(asked) > _MOST_TIMES:
-            yield f"job {job_id} had to leave {len(asked)} times, and {_MOST_TIMES} are allowed"
+        attempt = _attempt(history, row)
+        if attempt is not None and attempt["state"] == "preempted":
+            tokens[row["job_id"]].add(row["token"])
+    for job_id, gave in tokens.items():
+        if len(gave) > _MOST_TIMES:
+            yield f"job {job_id} had to leave {len(gave)} times, and {_MOST_TIMES} are allowed"
 
 
 def no_step_is_lost(history: History) -> Iterator[str]:
