@@ -138,14 +138,7 @@ class AttemptReports:
     @property
     def identity(self) -> dict[str, Any]:
         """The fields with which every report of this attempt begins."""
-        given = self._assignment
-        return {
-            "node": given.node,
-            "incarnation": given.incarnation,
-            "job": given.job,
-            "attempt": given.attempt,
-            "token": given.token,
-        }
+        return self._assignment.identity
 
     def _take_updates(self) -> list[Command]:
         if not self._updates:

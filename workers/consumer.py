@@ -62,7 +62,7 @@ class NodeRequest(Request):  # type: ignore[misc]
         except ValidationError:
             return
         ended = Ended(
-            **given.model_dump(include={"node", "incarnation", "job", "attempt", "token"}),
+            **given.identity,
             outcome="cancelled",
             cause=Cause.EXPIRED if expired else Cause.CANCELLED,
             message=f"{reason} before it started",

@@ -129,7 +129,7 @@ def _give_back(process: WarmProcess, node: Node, handover: Handover, error: Exce
     process.end_tree()
     node.courier.deliver(
         Ended(
-            **handover.assignment.model_dump(include={"node", "incarnation", "job", "attempt", "token"}),
+            **handover.assignment.identity,
             outcome="failed",
             cause=Cause.NODE_LOST,
             message=f"node {node.name} failed to run it to its end: {type(error).__name__}: {error}",

@@ -127,8 +127,7 @@ class Handover:
 
     def _say_started(self, process: WarmProcess) -> None:
         """Ahead of the attempt's other reports: a big checkpoint takes longer than a node may take to start a job."""
-        given = self.assignment.model_dump(include={"node", "incarnation", "job", "attempt", "token"})
-        report = Started(**given, pid=process.pid, device=self._node.device_of(self.assignment))
+        report = Started(**self.assignment.identity, pid=process.pid, device=self._node.device_of(self.assignment))
         try:
             self._node.redis.lpush(REPORTS, report.model_dump_json())
         except redis.RedisError as error:

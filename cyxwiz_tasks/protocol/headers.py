@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -105,3 +105,14 @@ class Assignment(Message):
     #: what was left until the job's deadline when the message was made
     deadline_seconds: float | None = None
     gang: Membership | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields with which every report of this attempt begins."""
+        return {
+            "node": self.node,
+            "incarnation": self.incarnation,
+            "job": self.job,
+            "attempt": self.attempt,
+            "token": self.token,
+        }
