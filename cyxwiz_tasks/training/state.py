@@ -105,6 +105,7 @@ class TrainingState:
         fused = self.optimizer.param_groups[0]["fused"]
         groups = [group | {"fused": fused} for group in saved["optimizer"]["param_groups"]]
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
+        _lay_out_as_parameters(self.optimizer)
         self.schedule.load_state_dict(saved["schedule"])
         # Empty where the precision needed none: then this one starts as a new one does.
         if saved["scaler"]:
@@ -115,6 +116,14 @@ class TrainingState:
         self.best = Best(*saved["best"])
         for name, value in saved["counters"].items():
             setattr(self, name, value)
+
+
+def _lay_out_as_parameters(optimizer: optim.Optimizer) -> None:
+    """Fused kernels want a parameter and its moments in one memory format, and that is the device's own choice."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 _COUNTERS = ("epoch", "step", "position", "targets_seen", "samples_trained", "training_seconds", "last_epoch")

@@ -270,6 +270,19 @@ def test_what_the_device_decides_stays_as_the_device_has_it(attempt, cache):
     on_gpu.optimizer.step()
 
 
+def test_moments_take_the_memory_format_of_the_parameters(attempt, cache):
+    """A CPU saves them contiguous; a GPU has them channels last, and its fused optimizer takes no others."""
+    job, context = job_of("cnn"), attempt(stopped_at=5)
+    train(job, context)
+    saved = context.restore()
+    state = TrainingState.start(job, load_dataset(job, cache, ()), torch.device("cpu"), channels_last=True)
+    state.load_state_dict(saved)
+    for index, (parameter, moments) in enumerate(state.optimizer.state.items()):
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert moments[name].stride() == parameter.stride()
+            assert torch.equal(moments[name], saved["optimizer"]["state"][index][name])
+
+
 def test_a_training_that_is_made_shorter_than_its_checkpoint_ends_soon(attempt):
     train(job_of("mlp", checkpoint_steps=1, max_steps=9), attempt())
     shorter = attempt()
