@@ -14,6 +14,7 @@ end. End of file means that the agent is gone.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import os
@@ -34,6 +35,9 @@ from cyxwiz_tasks.runtime.prctl import become_subreaper
 NUMBER = struct.Struct("q")
 _PRELOAD = ("torch", "cyxwiz_tasks.runtime.entry", "cyxwiz_tasks.builtin", "cyxwiz_tasks.training.loop")
 _END_SECONDS = 5.0
+_ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+#: what the driver answers to whatever it is asked before cuInit
+_CUDA_ERROR_NOT_INITIALIZED = 3
 
 
 class ForkServer:
@@ -146,12 +150,38 @@ def _look_through(paths: list[str]) -> None:
 def _import_ahead(paths: list[str], modules: list[str]) -> None:
     if modules:
         sys.path[:0] = paths
+    # With it a module may ask torch.cuda.is_available() while it is imported: torch asks NVML then.
+    before = os.environ.get(_ASK_NVML)
+    os.environ[_ASK_NVML] = "1"
     for name in modules:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             sys.stderr.write(f"forkserver: --preload {name} failed, jobs import it themselves: {reason}\n")
+        if touched_cuda():
+            sys.stderr.write(
+                f"forkserver: --preload {name} uses the GPU while it is imported, so jobs import it themselves: "
+                f"leave that to its functions\n"
+            )
+            _begin_again_without(name)
+    if before is None:
+        del os.environ[_ASK_NVML]
+
+
+def touched_cuda() -> bool:
+    """Whether this process has initialised CUDA, by whatever library: no process forked from it could use it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return False  # no library that was imported uses it
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED)
+
+
+def _begin_again_without(module: str) -> NoReturn:
+    modules = sys.argv[3:]
+    own = sys.orig_argv[: -len(modules)]
+    os.execv(sys.executable, [*own, *(name for name in modules if name != module)])  # noqa: S606
 
 
 def main() -> None:
