@@ -29,6 +29,13 @@ _HARDWARE_WORDS = re.compile(
     re.I,
 )
 
+#: torch's, when CUDA is first touched. A job that was given a GPU can do nothing about the node's driver or torch.
+_NO_GPU_WORDS = re.compile(
+    r"No CUDA GPUs are available|CUDA driver initialization failed|CUDA unknown error|Found no NVIDIA driver"
+    r"|driver on your system is too old|Unexpected error from cudaGetDeviceCount|not compiled with CUDA enabled",
+    re.I,
+)
+
 #: Of the node's disks: broken, full, or read-only since it broke. Another node may do better.
 _DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EROFS})
 _DISK_CLASSES = frozenset({"cyxwiz_tasks.FolderUnusable"})
@@ -51,8 +58,11 @@ _NETWORK_NAMES = frozenset(
 )
 
 
-def cause_of(error: BaseException) -> Cause:
-    """The cause of an attempt that ended with this exception: what nobody's code can help, else `error`."""
+def cause_of(error: BaseException, *, has_gpu: bool = False) -> Cause:
+    """The cause of an attempt that ended with this exception: what nobody's code can help, else `error`.
+
+    `has_gpu`: whether it was given one. A job without that finds none has asked for too little.
+    """
     chain = list(_chain(error))
     for asks, cause in (
         (_is_memory, Cause.OUT_OF_MEMORY),
@@ -61,7 +71,7 @@ def cause_of(error: BaseException) -> Cause:
     ):
         if any(asks(one) for one in chain):
             return cause
-    return Cause.ERROR
+    return Cause.HARDWARE if has_gpu and any(_misses_gpu(one) for one in chain) else Cause.ERROR
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -88,6 +98,10 @@ def _is_hardware(error: BaseException) -> bool:
         return True
     speaks_of_gpus = isinstance(error, RuntimeError) or any(name.startswith(("torch.", "pynvml.")) for name in names)
     return speaks_of_gpus and bool(_HARDWARE_WORDS.search(str(error)))
+
+
+def _misses_gpu(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError | AssertionError) and bool(_NO_GPU_WORDS.search(str(error)))
 
 
 def _errno(error: BaseException) -> int | None:

@@ -78,3 +78,21 @@ def test_a_ring_of_causes_ends():
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert cause_of(first) == "error"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("No CUDA GPUs are available"),
+        RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
+        RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"),
+        AssertionError("Torch not compiled with CUDA enabled"),
+    ],
+)
+def test_a_gpu_that_is_missing_is_the_fault_of_the_node_that_promised_one(error):
+    assert (
+        cause_of(error, has_gpu=True)
+        == cause_of(raised_from(ValueError("at first"), error), has_gpu=True)
+        == "hardware"
+    )
+    assert cause_of(error) == "error"
