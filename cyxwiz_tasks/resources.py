@@ -37,6 +37,11 @@ _EXAMPLES = {
 _GPU_FIELDS = ("gpu_memory", "gpu_model", "compute_capability", "shared")
 
 
+def nominal(size_bytes: int) -> int:
+    """What a lower bound of `size_bytes` really asks for: see NOMINAL_SHARE."""
+    return math.ceil(size_bytes * NOMINAL_SHARE)
+
+
 class Resources(BaseModel):
     """Requirements on a node, or on each of `nodes`. Every field that is set must hold; an unset one asks for nothing.
 
@@ -193,6 +198,14 @@ class Resources(BaseModel):
     @property
     def gpu_memory_bytes(self) -> SizeRange:
         return SizeRange.parse(self.gpu_memory or 0)
+
+    @property
+    def gpu_share_bytes(self) -> int | None:
+        """What the job may take of each GPU that it shares; None: as much as there is."""
+        if not self.shared:
+            return None
+        least_bytes = self.gpu_memory_bytes.min_bytes
+        return nominal(least_bytes) if least_bytes else None
 
     @property
     def ram_bytes(self) -> SizeRange:

@@ -9,6 +9,7 @@ from celery.app.task import Context
 
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.headers import Assignment, JobHeader
+from cyxwiz_tasks.resources import NOMINAL_SHARE
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_artifacts import AttemptArtifacts
 from workers.attempt_reports import AttemptReports
@@ -72,7 +73,9 @@ class Attempt:
 
     @property
     def had_memory_bytes(self) -> int:
-        """Of its smallest GPU, or of the host where it had none."""
+        """Of its smallest GPU, or of the host where it had none; of GPUs that it shares, what it asked for."""
+        if self.assignment.gpu_share_bytes is not None:
+            return round(self.assignment.gpu_share_bytes / NOMINAL_SHARE)
         gpus = self.node.gpus_of(self.assignment)
         return min((gpu.memory_bytes for gpu in gpus), default=self.node.capability.ram_bytes)
 

@@ -194,6 +194,7 @@ class Handover:
             "attempt": assignment.attempt,
             "device": node.device_of(assignment),
             "gpus": gpus,
+            "gpu_share_bytes": assignment.gpu_share_bytes if gpus else None,
             "threads": node.threads_per_job,
             "folder": str(node.folder.attempt_path(assignment.token)),
             "token": self._readable_token,

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
 from broker.scheduler.cluster import Cluster
 from broker.scheduler.columns import Columns, K, Rows
-from broker.scheduler.demand import nominal
 from broker.scheduler.matching import GPUS_TOGETHER, gpu_checks, is_excluded, is_named, kind_checks
 from cyxwiz_tasks.quantities import SizeRange
-from cyxwiz_tasks.resources import Resources
+from cyxwiz_tasks.resources import Resources, nominal
 
 Mask = NDArray[np.bool_]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 
-from cyxwiz_tasks.resources import NOMINAL_SHARE, Resources
+from cyxwiz_tasks.resources import Resources, nominal
 
 #: For scoring alone: a job that says nothing of GPU memory is taken for one of this size, so it goes to a small card.
 UNSTATED_GPU_MEMORY_BYTES = 8 * 2**30
@@ -54,8 +53,3 @@ def _demand(shape: str) -> Demand:
 def demand_of(resources: Resources) -> Demand:
     """The demand of a job with these requirements; equal shapes share one object."""
     return _demand(resources.shape)
-
-
-def nominal(size_bytes: int) -> int:
-    """What a lower bound of `size_bytes` really asks for: see NOMINAL_SHARE."""
-    return ceil(size_bytes * NOMINAL_SHARE)

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from broker.scheduler.acceptance import NOBODY_REFUSES, Refused
-from broker.scheduler.demand import nominal
 from cyxwiz_tasks.capability import Capability, Gpu
 from cyxwiz_tasks.quantities import VersionBounds, matches_name, name_pattern, parse_version
-from cyxwiz_tasks.resources import LabelValue, Resources
+from cyxwiz_tasks.resources import LabelValue, Resources, nominal
 
 #: Each GPU requirement is met by enough GPUs of the node, yet by too few GPUs that meet all of them.
 GPUS_TOGETHER = "gpus_together"

@@ -76,6 +76,7 @@ def publish(turn: Turn, live: Live) -> None:
         node=live.node_id,
         incarnation=live.incarnation,
         gpus=live.gpus,
+        gpu_share_bytes=live.waiting.resources.gpu_share_bytes,
         epoch=turn.epoch,
         deadline_seconds=turn.memory.deadlines.left_seconds(job_id),
         gang=_membership(turn.memory, live) if live.gang else None,

@@ -101,6 +101,8 @@ class Assignment(Message):
     incarnation: str
     #: indexes of the node's GPUs that the job may use
     gpus: tuple[int, ...] = ()
+    #: what it may take of each of them, where it shares them; None: as much as there is
+    gpu_share_bytes: int | None = None
     epoch: int
     #: what was left until the job's deadline when the message was made
     deadline_seconds: float | None = None

@@ -21,6 +21,7 @@ from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.runtime.context import JobContext
 from cyxwiz_tasks.runtime.exception_cause import cause_of
 from cyxwiz_tasks.runtime.gang_environment import gang_environment
+from cyxwiz_tasks.runtime.gpu_share import keep_to_share
 from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Frame, Pipe, decode_value, encode_value
 from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
 from cyxwiz_tasks.runtime.rehearsal import rehearse
@@ -75,7 +76,7 @@ def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, f
             sys.stderr.write(f"{error.code}\n")
         return {"kind": "exited", "code": error.code if isinstance(error.code, int) else int(error.code is not None)}
     except BaseException as error:
-        return _raised(error)
+        return _raised(error, has_gpu=bool(job["gpus"]))
     finally:
         _flush()
     return _returned(returned, job["result_limit_bytes"])
@@ -109,6 +110,8 @@ def _context(pipe: Pipe, job: Frame) -> JobContext:
     # Before anything initialises CUDA: it reads these once.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
+    if job["gpu_share_bytes"] is not None:
+        keep_to_share(job["gpu_share_bytes"])
     if (gang := job["gang"]) is not None:
         os.environ.update(gang_environment(gang))
     os.makedirs(job["folder"], exist_ok=True)
@@ -152,7 +155,7 @@ def _end_session() -> NoReturn:
     os._exit(1)
 
 
-def _raised(error: BaseException) -> Frame:
+def _raised(error: BaseException, *, has_gpu: bool = False) -> Frame:
     try:
         # Celery's: for self.retry(), which only tells here, because a job has no broker to publish to.
         from celery.exceptions import Retry
@@ -161,7 +164,7 @@ def _raised(error: BaseException) -> Frame:
             cause = None if error.exc is None else _exception(error.exc)
             return {"kind": "retry", "message": encode_value(dict(error.sig)), "cause": cause}
         text = "".join(traceback.format_exception(_without_our_frames(error)))
-        return {"kind": "raised", "traceback": text, "cause": cause_of(error)} | _exception(error)
+        return {"kind": "raised", "traceback": text, "cause": cause_of(error, has_gpu=has_gpu)} | _exception(error)
     except Exception:
         # An exception that cannot even be shown still ends the job as what it is.
         kind = type(error)

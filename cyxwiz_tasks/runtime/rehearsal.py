@@ -54,6 +54,7 @@ def _frame(folder: str) -> Frame:
         "gang": None,
         "device": "cpu",
         "gpus": [],
+        "gpu_share_bytes": None,
         "threads": 1,
         "data_roots": [folder],
         "result_limit_bytes": 0,

@@ -95,9 +95,11 @@ class _Rows(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def memory_for_data_bytes(device: torch.device) -> int:
-    """A share of what is free on the GPU; on a CPU of all memory, as a mapped file is page cache."""
+    """A share of what is free on the GPU and may be taken; on a CPU of all memory, as a mapped file is page cache."""
     if device.type == "cuda":
-        return int(_DATA_SHARE * torch.cuda.mem_get_info(device)[0])
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        may_take_bytes = total_bytes * torch.cuda.get_per_process_memory_fraction(device)
+        return int(_DATA_SHARE * min(free_bytes, may_take_bytes))
     return int(_DATA_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 

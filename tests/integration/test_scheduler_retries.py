@@ -11,6 +11,7 @@ from celery import chain
 
 from cyxwiz_tasks.errors import InvalidJob, JobFailed, NotFound
 from cyxwiz_tasks.protocol.names import INBOX, progress_key
+from cyxwiz_tasks.resources import Resources, nominal
 from db import jobs as job_moves
 from tests.integration.waiting import until
 
@@ -218,6 +219,21 @@ def test_out_of_memory_is_tried_again_on_a_bigger_gpu_alone_and_a_new_leader_kno
         big = plane.node("big", gpus=1, gpu_gb=80)
         assert big.run().job == job_id
         assert small.client.llen(f"node.{small.id}") == 0
+
+
+def test_out_of_memory_on_a_shared_gpu_is_tried_again_with_a_bigger_share(plane):
+    with plane.scheduler():
+        node = plane.node(gpus=1, gpu_gb=24)
+        job_id = plane.submit(resources={"shared": True, "gpu_memory": "8GB"}, max_retries=2)
+        first, _ = node.take()
+        assert first.gpu_share_bytes == nominal(8 << 30)
+        node.start(first)
+        node.end(first, "failed", cause="out_of_memory", message="CUDA out of memory", had_memory_bytes=8 << 30)
+        second, _ = node.take()
+        assert (second.job, second.attempt) == (job_id, 2)
+        assert second.gpu_share_bytes == Resources(shared=True, gpu_memory="9.2GB").gpu_share_bytes
+        node.start(second)
+        assert node.end(second).final
 
 
 def test_a_task_that_retries_itself_says_so_in_its_report(plane):
