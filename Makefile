@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up lint format test test-quick bench property worlds simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
+.PHONY: help install run up lint format test gpu test-quick bench property worlds simulate simulate-fleet chaos side-by-side detection false-lost zombies torn-checkpoints clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: install  ## let ruff format and mend what it can
 
 test: install  ## the whole suite against real servers that it starts itself
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+
+gpu: install  ## the tests that need an NVIDIA GPU, alone
+	$(BIN)/pytest -m gpu
 
 test-quick: install  ## unit tests alone: no servers
 	$(BIN)/pytest tests/unit

@@ -27,6 +27,7 @@ from broker.embedded import EmbeddedRedis
 from db.databases import create_database, drop_database
 from db.embedded import EmbeddedPostgres
 from db.embedded_account import SHARED_FOLDER
+from tests.real_gpu import has_gpu
 
 # The suite runs the same examples each time; `pytest --hypothesis-profile=long` looks for new ones, and for long.
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
@@ -36,6 +37,13 @@ hypothesis.settings.load_profile("fixed")
 #: nobody needs the tests' data after a power cut
 FAST_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 _redis_databases = itertools.cycle(range(1, 16))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing and not has_gpu():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.fixture

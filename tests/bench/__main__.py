@@ -18,6 +18,7 @@ from tests.bench import (
     assign_latency,
     beats,
     end_to_end_placement,
+    gpu_start,
     placement_rate,
     start_latency,
     start_up,
@@ -26,6 +27,7 @@ from tests.bench import (
 )
 from tests.bench.bench_stack import bare_celery_worker, bench_stack
 from tests.bench.row import Row
+from tests.real_gpu import has_gpu
 
 RESULTS = Path("bench-results.json")
 
@@ -68,6 +70,13 @@ def training_row() -> Iterator[Row]:
         yield training_rate.measure(client)
 
 
+def gpu_row() -> Iterator[Row]:
+    if not has_gpu():
+        return
+    with bench_stack("--only", "postgres,redis,scheduler,worker") as client:
+        yield gpu_start.measure(client)
+
+
 BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "start": start_row,
     "submissions": submission_row,
@@ -77,6 +86,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "beats": beats.measure,
     "assigned": assign_latency.measure,
     "training": training_row,
+    "gpu_start": gpu_row,
 }
 
 
