@@ -107,7 +107,7 @@ MUTATIONS = (
             ),
         ),
         _OF_FAULTS,
-        Chaos(("scheduler_dies_before_commit",), jobs=120, faults=6, seconds=40.0),
+        Chaos(("scheduler_dies_before_commit",), jobs=500, faults=12, seconds=40.0),
     ),
     Mutation(
         "what a dead leader had taken is forgotten",
