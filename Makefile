@@ -44,10 +44,10 @@ format: install  ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install  ## the whole suite against real servers that it starts itself
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+test: install  ## the whole suite but `make gpu`, against real servers that it starts itself
+	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
-gpu: install  ## the tests that need an NVIDIA GPU, alone
+gpu: install  ## the tests that need an NVIDIA GPU, one after the other: they look at its free memory
 	$(BIN)/pytest -m gpu
 
 test-quick: install  ## unit tests alone: no servers
