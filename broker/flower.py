@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from cyxwiz_tasks.errors import InvalidSettings
+from db.embedded_server import write_private
 
 USER = "cyxwiz"
 DEFAULT_PORT = 5555
@@ -27,13 +29,13 @@ class Login:
 def login(home: Path) -> Login:
     """The password of this home's Flower, generated at first use and kept in a file that its owner alone can read."""
     file = home / "flower.password"
-    try:
-        return Login(file.read_text().strip(), is_new=False)
-    except FileNotFoundError:
-        home.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        # A file left empty, as by a full disk, is no password: Flower would ask nobody for any.
+        if kept := file.read_text().strip():
+            return Login(kept, is_new=False)
+    home.mkdir(parents=True, exist_ok=True)
     made = secrets.token_urlsafe(12)
-    file.touch(mode=0o600)
-    file.write_text(made + "\n")
+    write_private(file, made + "\n")
     return Login(made, is_new=True)
 
 
