@@ -56,7 +56,7 @@ def make_engine(
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise InvalidSettings("CYXWIZ_DATABASE_URL: is not a URL: write postgresql://user@host/database") from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise InvalidSettings("CYXWIZ_DATABASE_URL: is not one of PostgreSQL: write postgresql://user@host/database")

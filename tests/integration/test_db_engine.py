@@ -99,7 +99,7 @@ def test_a_server_that_stays_away_is_said_so(tmp_path):
     engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["", "sqlite://", "nonsense"])
+@pytest.mark.parametrize("url", ["", "sqlite://", "nonsense", "postgresql://host:port/x"])
 def test_other_databases_are_refused(url):
     with pytest.raises(InvalidSettings, match="CYXWIZ_DATABASE_URL"):
         make_engine(url, "test")
