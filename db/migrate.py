@@ -44,7 +44,8 @@ def configuration(connection: Connection | None = None) -> Config:
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring a database up to date. Several at once are safe: one does it, the others wait and find it done.
 
-    Raises ServerUnavailable if there is no such server, InvalidSettings if it is older than PostgreSQL 15.
+    Raises ServerUnavailable if there is no such server, InvalidSettings if it is older than PostgreSQL 15, or if the
+    schema is newer than this installation.
     """
     with _connected(url) as connection:
         version: int = connection.execute(text("SELECT current_setting('server_version_num')::int")).scalar_one()
@@ -55,6 +56,7 @@ def upgrade(url: str, revision: str = "head") -> None:
         _set_lock_timeout(connection, WAIT_SECONDS)
         connection.execute(text("SELECT pg_advisory_lock(:lock_class, :lock_object)"), LOCK)
         _set_lock_timeout(connection, LOCK_TIMEOUT_SECONDS)
+        _refuse_newer(connection)
         connection.commit()
         # Closing the connection gives the lock back, however this ends.
         command.upgrade(configuration(connection), revision)
@@ -72,8 +74,13 @@ def head() -> str:
 
 
 def differences(url: str) -> str | None:
-    """What a database or the migrations lack, compared with `db/models.py`; None if all three agree."""
+    """What a database or the migrations lack, compared with `db/models.py`; None if all three agree.
+
+    Raises InvalidSettings if the schema is newer than this installation.
+    """
     with _connected(url) as connection:
+        _refuse_newer(connection)
+        connection.commit()
         try:
             command.check(configuration(connection))
         except CommandError as error:
@@ -113,6 +120,16 @@ def _connected(url: str) -> Iterator[Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+def _refuse_newer(connection: Connection) -> None:
+    found = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
+    if found is not None and found not in known:
+        raise InvalidSettings(
+            f"CYXWIZ_DATABASE_URL: schema {found} of this database is newer than {head()}, the newest that this "
+            "installation knows: install the version that made it, or a later one"
+        )
 
 
 def _set_lock_timeout(connection: Connection, seconds: int) -> None:

@@ -11,7 +11,7 @@ from alembic import command
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from cyxwiz_tasks.errors import ServerUnavailable
+from cyxwiz_tasks.errors import InvalidSettings, ServerUnavailable
 from cyxwiz_tasks.settings import settings
 from cyxwiz_tasks.states import AttemptState, Cause, JobState
 from db import migrate
@@ -104,6 +104,16 @@ def test_a_new_migration_is_drafted_from_what_differs(database_url, engine, tmp_
     assert draft == tmp_path / "migrations" / "versions" / f"v{following}_add_projects.py"
     assert "op.add_column('jobs', sa.Column('project', sa.Text(), nullable=False))" in draft.read_text()
     assert migrate.head() == following
+
+
+def test_a_database_that_is_newer_than_this_installation_is_said_so(database_url, engine):
+    with engine.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InvalidSettings, match=r"schema 9999 .* newer .*install"):
+        migrate.upgrade(database_url)
+    with pytest.raises(InvalidSettings, match="schema 9999"):
+        migrate.differences(database_url)
+    assert migrate.current(database_url) == "9999"
 
 
 def test_a_server_that_is_away_is_said_so(tmp_path):
