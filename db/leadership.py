@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
+import psycopg
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
+from cyxwiz_tasks.errors import InvalidSettings, NotLeader, ServerUnavailable
 from db.engine import is_transient
 
 #: of `pg_try_advisory_lock(class, object)`, this project's own
@@ -74,7 +75,10 @@ class Leadership:
 
 
 def try_lead(engine: Engine, holder: str, *, silence_seconds: float = 10.0) -> Leadership | None:
-    """Leadership, or None while another scheduler has it. Raises ServerUnavailable if PostgreSQL is away."""
+    """Leadership, or None while another scheduler has it.
+
+    Raises ServerUnavailable if PostgreSQL is away, InvalidSettings if the database has no schema.
+    """
     try:
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
@@ -86,6 +90,10 @@ def try_lead(engine: Engine, holder: str, *, silence_seconds: float = 10.0) -> L
     except DBAPIError as error:
         connection.invalidate()
         connection.close()
+        if isinstance(error.orig, psycopg.errors.UndefinedTable):
+            raise InvalidSettings(
+                "CYXWIZ_DATABASE_URL: names a database without a schema: run `cyxwiz db upgrade` first"
+            ) from error
         if is_transient(error):
             # A transaction of the last leader did not end in time, or the server went away: not yet.
             return None

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from broker.scheduler.failures import is_momentary, is_poison
 from broker.scheduler.keeper import Keeper
-from cyxwiz_tasks.errors import NotLeader, ServerUnavailable
+from cyxwiz_tasks.errors import InvalidSettings, NotLeader, ServerUnavailable
 from db.engine import make_engine
 from db.fenced import fenced, fenced_connection
 from db.leadership import assert_current, lead, try_lead
@@ -165,3 +165,10 @@ def test_the_leadership_is_kept_while_the_main_loop_waits_and_lost_once_it_stand
     keeper.stop()
     second.release()
     first.release()
+
+
+def test_a_database_without_a_schema_is_said_so(empty_database_url):
+    engine = make_engine(empty_database_url, "test")
+    with pytest.raises(InvalidSettings, match="cyxwiz db upgrade"):
+        lead(engine, "a", threading.Event())
+    engine.dispose()
