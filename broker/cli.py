@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,29 +25,34 @@ PARTS_HELP = "Start only these, separated by commas: postgres, redis, scheduler,
 
 
 class StopSignal:
-    """SIGINT and SIGTERM as a condition that loops ask; the second of them interrupts at once."""
+    """SIGINT, SIGTERM and SIGHUP as a condition that loops ask; the second of the first two interrupts at once."""
 
     def __init__(self) -> None:
         self.received = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
+        # Of a terminal that is closed, often twice: by the shell and by the kernel. `nohup` has it ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._receive)
 
     def __call__(self) -> bool:
         return self.received
 
-    def _receive(self, *_: Any) -> None:
-        if self.received:
+    def _receive(self, number: int, _: Any) -> None:
+        if self.received and number != signal.SIGHUP:
             raise KeyboardInterrupt
         self.received = True
 
 
 def say_on(console: Console) -> Callable[[str, str], None]:
-    """One line per service and event: its name, then what happened."""
+    """One line per service and event: its name, then what happened. One that cannot be written is left out."""
 
     def say(name: str, text: str) -> None:
         first = re.split("[: ]", text, maxsplit=1)[0]
         colour = {"ready": "green", "died": "red", "stopped": "dim"}.get(first, "cyan")
-        console.print(Text.assemble((f"{name:<22} ", "bold"), (text, colour)), soft_wrap=True)
+        # The terminal may be closed, or the disk full: no reason to end the services, or to stop them out of order.
+        with suppress(OSError):
+            console.print(Text.assemble((f"{name:<22} ", "bold"), (text, colour)), soft_wrap=True)
 
     return say
 
@@ -84,7 +90,8 @@ def up(
         if not stop():
             _greet(console, stack, plan)
         stack.supervisor.watch(until=stop)
-        console.print("stopping", style="dim")
+        with suppress(OSError):
+            console.print("stopping", style="dim")
 
 
 def _greet(console: Console, stack: Stack, plan: Plan) -> None:
