@@ -18,8 +18,10 @@ _LONGEST_CHAIN = 10
 
 _MEMORY_CLASSES = frozenset({"torch.OutOfMemoryError"})
 # On the CPU torch raises a plain RuntimeError, "DefaultCPUAllocator: can't allocate memory"; so do CUDA's libraries.
+# Each in its own words: cuBLAS and cuSOLVER *_STATUS_ALLOC_FAILED, cuFFT CUFFT_ALLOC_FAILED, and cuDNN since 9
+# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED.
 _MEMORY_WORDS = re.compile(
-    r"can't allocate memory|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|cuda.*out of memory", re.I
+    r"can't allocate memory|CUDA out of memory|\bCU[A-Z]+_(\w+_)?ALLOC(ATION)?_FAILED|cuda.*out of memory", re.I
 )
 
 #: Of CUDA's errors those that no program can cause: cudaErrorECCUncorrectable, NVLink, a GPU that left the bus.
