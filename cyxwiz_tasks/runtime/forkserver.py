@@ -153,20 +153,32 @@ def _import_ahead(paths: list[str], modules: list[str]) -> None:
     # With it a module may ask torch.cuda.is_available() while it is imported: torch asks NVML then.
     before = os.environ.get(_ASK_NVML)
     os.environ[_ASK_NVML] = "1"
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
-            sys.stderr.write(f"forkserver: --preload {name} failed, jobs import it themselves: {reason}\n")
-        if touched_cuda():
-            sys.stderr.write(
-                f"forkserver: --preload {name} uses the GPU while it is imported, so jobs import it themselves: "
-                f"leave that to its functions\n"
-            )
-            _begin_again_without(name)
-    if before is None:
-        del os.environ[_ASK_NVML]
+    try:
+        for name in modules:
+            _import(name)
+            if touched_cuda():
+                sys.stderr.write(
+                    f"forkserver: --preload {name} uses the GPU while it is imported, so jobs import it themselves: "
+                    f"leave that to its functions\n"
+                )
+                break
+        else:
+            return
+    finally:
+        # Before the process begins again, too: its environment goes on, and would reach every job.
+        if before is None:
+            del os.environ[_ASK_NVML]
+        else:
+            os.environ[_ASK_NVML] = before
+    _begin_again_without(name)
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"forkserver: --preload {name} failed, jobs import it themselves: {reason}\n")
 
 
 def touched_cuda() -> bool:
