@@ -102,7 +102,15 @@ def _make_home(home: Path) -> None:
 
 @contextmanager
 def _sole_owner(home: Path) -> Iterator[None]:
-    with open(home / "stack.lock", "a+") as lock:
+    file = home / "stack.lock"
+    try:
+        lock = open(file, "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InvalidSettings(
+            f"CYXWIZ_HOME: {file} cannot be written ({error.strerror}): start as the owner of that folder, "
+            "or name one of your own"
+        ) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

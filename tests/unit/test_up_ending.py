@@ -10,6 +10,9 @@ import pytest
 from rich.console import Console
 
 from broker.cli import say_on
+from broker.stack import Plan, running
+from cyxwiz_tasks.errors import InvalidSettings
+from cyxwiz_tasks.settings import Settings
 
 WAIT_FOR_STOP = """
 import os, signal
@@ -31,6 +34,15 @@ def test_a_closed_terminal_stops_all_in_order(before, stops):
     )
     assert run.returncode != -signal.SIGHUP
     assert run.stdout.strip() == stops
+
+
+def test_a_home_that_is_somebody_elses_is_said_so(tmp_path):
+    (tmp_path / "stack.lock").mkdir()  # to root, another user's file is open as well
+    with (
+        pytest.raises(InvalidSettings, match=r"CYXWIZ_HOME: .*stack\.lock cannot be written"),
+        running(Plan(), Settings(home=tmp_path), lambda *_: None),
+    ):
+        pytest.fail("it began")
 
 
 def test_a_line_that_cannot_be_written_ends_nothing():
