@@ -66,14 +66,14 @@ def raised(attempt: Attempt) -> Outcome:
 
 
 def out_of_memory(attempt: Attempt) -> Outcome:
-    where = "GPU memory" if attempt.device.startswith("cuda") else "memory"
-    advice = f"ask for more ({'gpu_memory' if where != 'memory' else 'ram'} in its resources) or use a smaller batch"
+    advice = "ask for more ({} in its resources) or use a smaller batch"
     if attempt.last_frame is not None and attempt.last_frame["kind"] == "raised":
-        text = attempt.last_frame["text"][:1000]
-        return _raised(attempt, Cause.OUT_OF_MEMORY, f"the job ran out of {where} ({text}): {advice}")
-    return _failed(
-        attempt, Cause.OUT_OF_MEMORY, f"the kernel killed the job for its memory on node {attempt.node.name}: {advice}"
-    )
+        where, field = ("GPU memory", "gpu_memory") if attempt.device.startswith("cuda") else ("memory", "ram")
+        said = f"the job ran out of {where} ({attempt.last_frame['text'][:1000]}): {advice.format(field)}"
+        return _raised(attempt, Cause.OUT_OF_MEMORY, said)
+    # The kernel knows the host's memory alone, whatever GPUs the job had.
+    killed = f"the kernel killed the job for its memory on node {attempt.node.name}"
+    return _failed(attempt, Cause.OUT_OF_MEMORY, f"{killed}: {advice.format('ram')}")
 
 
 def ended_without_word(attempt: Attempt) -> Outcome:
