@@ -68,7 +68,8 @@ def raised(attempt: Attempt) -> Outcome:
 def out_of_memory(attempt: Attempt) -> Outcome:
     advice = "ask for more ({} in its resources) or use a smaller batch"
     if attempt.last_frame is not None and attempt.last_frame["kind"] == "raised":
-        where, field = ("GPU memory", "gpu_memory") if attempt.device.startswith("cuda") else ("memory", "ram")
+        of_gpu = attempt.device.startswith("cuda") and "builtins.MemoryError" not in attempt.last_frame["bases"]
+        where, field = ("GPU memory", "gpu_memory") if of_gpu else ("memory", "ram")
         said = f"the job ran out of {where} ({attempt.last_frame['text'][:1000]}): {advice.format(field)}"
         return _raised(attempt, Cause.OUT_OF_MEMORY, said)
     # The kernel knows the host's memory alone, whatever GPUs the job had.

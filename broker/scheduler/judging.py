@@ -77,8 +77,9 @@ def reported(turn: Turn, report: Ended, live: Live) -> End:
 
 def _memory(report: Ended, live: Live, node: Node | None) -> tuple[str, int | None]:
     """Which memory ran out, and how much of it the attempt had; a node that does not say is taken at its totals."""
-    # The kernel kills for the host's memory alone.
-    if live.gpus and report.exit_code != -signal.SIGKILL:
+    # The kernel kills for the host's memory alone, and Python raises MemoryError for no other.
+    of_host = report.exit_code == -signal.SIGKILL or "builtins.MemoryError" in report.exception_bases
+    if live.gpus and not of_host:
         sizes = [] if node is None else node.gpu_memory_at(live.gpus)
         return "gpu_memory", report.had_memory_bytes or min(sizes, default=None)
     had_bytes = None if live.gpus else report.had_memory_bytes
