@@ -1,4 +1,4 @@
-"""A job on a GPU that ran out of the host's memory."""
+"""A job on a GPU that ran out of the host's memory: by its own word, or killed by the kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from broker.scheduler.judging import _memory
-from workers.outcomes import out_of_memory
+from workers.outcomes import ended_without_word, out_of_memory
 
 
 def test_memory_error_of_a_job_on_a_gpu_is_the_hosts() -> None:
@@ -18,3 +18,17 @@ def test_memory_error_of_a_job_on_a_gpu_is_the_hosts() -> None:
     frame = {"kind": "raised", "text": "", "bases": bases, "type": "MemoryError", "module": "builtins"}
     attempt: Any = SimpleNamespace(last_frame=frame | {"args": "[]", "traceback": ""}, device="cuda:0")
     assert "ask for more (ram in its resources)" in (out_of_memory(attempt).message or "")
+
+
+def test_a_job_on_a_gpu_that_the_kernel_killed_is_told_to_ask_for_ram() -> None:
+    attempt: Any = SimpleNamespace(
+        exit_code=-9,
+        ran_out_of_memory=True,
+        last_frame=None,
+        device="cuda:0",
+        node=SimpleNamespace(name="n1"),
+        log=SimpleNamespace(last_lines=lambda: ""),
+    )
+    outcome = ended_without_word(attempt)
+    assert outcome.cause == "out_of_memory"
+    assert "ask for more (ram in its resources)" in (outcome.message or "")
