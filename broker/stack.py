@@ -196,7 +196,7 @@ def _workers(plan: Plan, stack: Stack) -> Iterator[Service]:
             options += ["--path", str(path)]
         for module in plan.preload:
             options += ["--preload", module]
-        if plan.listen is None:
+        if plan.listen is None and stack.settings.broker_url is None:
             # Only this user's own programs reach the broker, so a folder that they name is as good as theirs.
             options.append("--submitted-paths")
         yield Service(f"worker-{name}", ("worker", *options), stack.environment, " ready", stop_timeout_seconds=30.0)
