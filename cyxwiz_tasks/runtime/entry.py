@@ -76,10 +76,15 @@ def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, f
             sys.stderr.write(f"{error.code}\n")
         return {"kind": "exited", "code": error.code if isinstance(error.code, int) else int(error.code is not None)}
     except BaseException as error:
-        return _raised(error, has_gpu=bool(job["gpus"]))
+        return _raised(error, has_gpu=has_gpu(job))
     finally:
         _flush()
     return _returned(returned, job["result_limit_bytes"])
+
+
+def has_gpu(job: Frame) -> bool:
+    """Whether the job was given one. A job that has chosen another by itself may have chosen one that is not there."""
+    return bool(job["gpus"]) and os.environ.get("CUDA_VISIBLE_DEVICES") == ",".join(job["gpus"])
 
 
 def _returned(returned: Any, limit_bytes: int) -> Frame:

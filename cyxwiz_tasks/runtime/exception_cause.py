@@ -26,15 +26,15 @@ _MEMORY_WORDS = re.compile(
 
 #: Of CUDA's errors those that no program can cause: cudaErrorECCUncorrectable, NVLink, a GPU that left the bus.
 _HARDWARE_WORDS = re.compile(
-    r"uncorrectable (ECC|NVLink)|ECC error|GPU is lost|fallen off the bus|\bXid\b|hardware stack error"
-    r"|no CUDA-capable device is detected|CUDA-capable device\(s\) is/are busy or unavailable",
+    r"uncorrectable (ECC|NVLink)|ECC error|GPU is lost|fallen off the bus|\bXid\b|hardware stack error",
     re.I,
 )
 
 #: torch's, when CUDA is first touched. A job that was given a GPU can do nothing about the node's driver or torch.
 _NO_GPU_WORDS = re.compile(
-    r"No CUDA GPUs are available|CUDA driver initialization failed|CUDA unknown error|Found no NVIDIA driver"
-    r"|driver on your system is too old|Unexpected error from cudaGetDeviceCount|not compiled with CUDA enabled",
+    r"No CUDA GPUs are available|Found no NVIDIA driver|driver on your system is too old"
+    r"|Unexpected error from cudaGetDeviceCount|not compiled with CUDA enabled"
+    r"|no CUDA-capable device is detected|CUDA-capable device\(s\) is/are busy or unavailable",
     re.I,
 )
 

@@ -167,7 +167,7 @@ def _import_ahead(paths: list[str], modules: list[str]) -> None:
     finally:
         # Before the process begins again, too: its environment goes on, and would reach every job.
         if before is None:
-            del os.environ[_ASK_NVML]
+            os.environ.pop(_ASK_NVML, None)
         else:
             os.environ[_ASK_NVML] = before
     _begin_again_without(name)

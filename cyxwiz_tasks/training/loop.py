@@ -25,8 +25,8 @@ from cyxwiz_tasks.training.reproducibility import reproducible
 from cyxwiz_tasks.training.state import Best, TrainingState, samples_in_epoch
 from cyxwiz_tasks.training_job import TrainingJob
 
-#: No gradients are kept while judging, so larger batches fit.
-_JUDGE_BATCH_SIZE = 256
+#: No gradients are kept while judging, so larger batches fit: so many times larger, up to so many samples.
+_JUDGE_BATCH_FACTOR, _JUDGE_BATCH_SIZE = 4, 256
 _QUALITY = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
@@ -145,7 +145,8 @@ def judge(job: TrainingJob, state: TrainingState, part: Part, batches: Batches) 
     count = 0
     state.model.eval()
     with torch.inference_mode(), autocast_for(choose_precision(job.precision, state.device), state.device):
-        for inputs, targets in batches.of(part, part.rows, max(job.batch_size, _JUDGE_BATCH_SIZE)):
+        size = max(job.batch_size, min(_JUDGE_BATCH_FACTOR * job.batch_size, _JUDGE_BATCH_SIZE))
+        for inputs, targets in batches.of(part, part.rows, size):
             logits: Tensor = state.model(inputs)
             loss_sum += cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
             correct += (logits.argmax(-1) == targets).sum()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from cyxwiz_tasks.runtime.entry import has_gpu
 from cyxwiz_tasks.runtime.exception_cause import cause_of
 
 
@@ -92,6 +93,7 @@ def test_a_ring_of_causes_ends():
         RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
         RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"),
         AssertionError("Torch not compiled with CUDA enabled"),
+        RuntimeError("CUDA error: no CUDA-capable device is detected"),
     ],
 )
 def test_a_gpu_that_is_missing_is_the_fault_of_the_node_that_promised_one(error):
@@ -101,3 +103,12 @@ def test_a_gpu_that_is_missing_is_the_fault_of_the_node_that_promised_one(error)
         == "hardware"
     )
     assert cause_of(error) == "error"
+
+
+def test_a_job_that_chooses_among_gpus_by_itself_has_none_of_its_nodes(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-2")
+    assert has_gpu({"gpus": ["GPU-1", "GPU-2"]})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert not has_gpu({"gpus": ["GPU-1", "GPU-2"]})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not has_gpu({"gpus": []})

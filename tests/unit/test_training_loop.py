@@ -269,3 +269,23 @@ def test_a_onecycle_schedule_of_any_length(steps, warmup):
         schedule.step()
         rates += schedule.get_last_lr()
     assert all(0 < rate <= 0.5 for rate in rates)
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("fp16", False), ("bf16", True)])
+def test_fused_sgd_never_meets_a_step_that_fp16_leaves_out(precision, fused):
+    job = TrainingJob(**SMALL, optimizer="sgd", precision=precision)
+    made = build_optimizer(job, torch.nn.Linear(2, 2), torch.device("cuda"))
+    assert made.param_groups[0]["fused"] is fused
+
+
+def test_judging_takes_no_much_larger_batches_than_training(ctx, monkeypatch):
+    sizes = []
+    of = Batches.of
+
+    def watched(self, part, order, batch_size):
+        sizes.append(batch_size)
+        return of(self, part, order, batch_size)
+
+    monkeypatch.setattr(Batches, "of", watched)
+    train(TrainingJob(**SMALL | {"batch_size": 8}, max_steps=2), ctx)
+    assert set(sizes) == {8, 32}

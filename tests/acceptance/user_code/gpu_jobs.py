@@ -53,9 +53,9 @@ def breaks_its_context(ctx: Any) -> None:
 
 
 @job(resources=Resources(gpus=1))
-def loses_its_gpu(ctx: Any) -> None:
-    """What a job sees where the driver does not serve the GPU that it was given."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "GPU-00000000-0000-0000-0000-000000000000"
+def chooses_another(ctx: Any) -> None:
+    """As scripts that were written for another machine do."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "99"
     torch.zeros(1, device=ctx.device)
 
 
