@@ -278,7 +278,7 @@ def test_fused_sgd_never_meets_a_step_that_fp16_leaves_out(precision, fused):
     assert made.param_groups[0]["fused"] is fused
 
 
-def test_judging_takes_no_much_larger_batches_than_training(ctx, monkeypatch):
+def test_judging_takes_batches_near_those_of_the_training(ctx, monkeypatch):
     sizes = []
     of = Batches.of
 
