@@ -26,7 +26,13 @@ print(stop())
 
 
 @pytest.mark.parametrize(
-    ("before", "stops"), [("", "True"), ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", "False")], ids=["", "nohup"]
+    ("before", "stops"),
+    # Whoever runs the tests may have it ignored himself.
+    [
+        ("signal.signal(signal.SIGHUP, signal.SIG_DFL)", "True"),
+        ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", "False"),
+    ],
+    ids=["terminal", "nohup"],
 )
 def test_a_closed_terminal_stops_all_in_order(before, stops):
     run = subprocess.run(
