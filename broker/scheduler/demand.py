@@ -37,7 +37,7 @@ class Demand:
 def _demand(shape: str) -> Demand:
     resources = Resources.model_validate_json(shape)
     wished, ram_bytes = resources.gpu_memory_bytes.min_bytes, nominal(resources.ram_bytes.min_bytes)
-    shared_bytes = max(1, nominal(wished)) if resources.shared else 0
+    shared_bytes = (resources.gpu_share_bytes or 1) if resources.shared else 0
     return Demand(
         gpus=resources.gpus,
         shared=resources.shared,

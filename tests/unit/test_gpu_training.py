@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cyxwiz_tasks.checkpoints.manifest import describe
-from cyxwiz_tasks.runtime.context import LocalContext
 from cyxwiz_tasks.training.batches import Batches, memory_for_data_bytes
 from cyxwiz_tasks.training.datasets import load_dataset
 from cyxwiz_tasks.training.loop import train
 from cyxwiz_tasks.training_job import TrainingJob
-from tests.unit.test_checkpoint_training import JOBS, Fateful, Killed, history, job_of
+from tests.unit.test_checkpoint_training import JOBS, Fateful, Killed, history, job_of, weights_hash
 
 pytestmark = pytest.mark.gpu
 
@@ -34,10 +32,6 @@ def context(folder: Path, cache: Path, **fate: int) -> Fateful:
     for name, step in fate.items():
         setattr(made, name, step)
     return made
-
-
-def weights_hash(context: LocalContext) -> str:
-    return describe(context.artifacts / "model.safetensors").sha256
 
 
 @pytest.mark.parametrize(
