@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -54,12 +55,29 @@ def nodes_shown(*capabilities: dict[str, Any], width: int, terminal: bool = True
     return file.getvalue()
 
 
-def test_nodes_at_80_columns_lose_no_letter() -> None:
-    text = nodes_shown({"hours": "Mon-Fri 18:00-08:00"}, {"accept": 'owner == "ann"'}, width=80)
-    assert "2x NVIDIA A100 80GB" in text
+def in_one_line(text: str, column: str, following: str = "") -> str:
+    """A column's words, whatever the lines they are on."""
+    header, *lines = text.splitlines()
+    start, end = header.index(column), header.index(following) if following else None
+    return " ".join(" ".join(line[start:end] for line in lines).split())
+
+
+@pytest.mark.parametrize(("opens_in_days", "state"), [(0, "up"), (2, "up, opens")])
+def test_nodes_at_80_columns_lose_no_letter(opens_in_days: int, state: str) -> None:
+    if opens_in_days:
+        hours = f"{datetime.now(UTC) + timedelta(days=opens_in_days):%a} 12:00-13:00"
+    else:
+        hours = "Mon-Sun 00:00-24:00"
+    text = nodes_shown({"hours": hours}, {"accept": 'owner == "ann"'}, width=80)
+    assert in_one_line(text, "STATE", "GPUS").startswith(state)
+    assert in_one_line(text, "GPUS", "CPUS") == "2x NVIDIA A100 80GB 2x NVIDIA A100 80GB"
+    assert in_one_line(text, "TAKES") == 'all owner == "ann"'
     assert "…" not in text
     assert "TORCH" not in text
     assert "LABELS" not in text
+
+
+def test_nodes_with_unlike_torch_show_it_at_any_width() -> None:
     assert "TORCH" in nodes_shown({}, {"torch": "2.11.0"}, width=80)
 
 
