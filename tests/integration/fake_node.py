@@ -107,11 +107,17 @@ class FakeNode:
         self.client.close()
 
     def say_stopping(self) -> None:
+        """Returns once it was heard."""
         self._send(Stopping(node=self.id, incarnation=self.incarnation))
+        # It is not answered itself, but what a stranger says after it is.
+        assert not self._leave(incarnation=str(uuid.uuid4())).committed
 
     def leave(self) -> ReportReply:
         self.silence()
-        return self._report(Left(node=self.id, incarnation=self.incarnation, reply_to=reply_key(str(uuid.uuid4()))))
+        return self._leave(self.incarnation)
+
+    def _leave(self, incarnation: str) -> ReportReply:
+        return self._report(Left(node=self.id, incarnation=incarnation, reply_to=reply_key(str(uuid.uuid4()))))
 
     def _beat(self, silent: threading.Event) -> None:
         for number in count():
