@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 
 from cyxwiz_tasks.protocol.controls import Stop
+from cyxwiz_tasks.protocol.reports import Process
 
 #: A stop whose message never came is forgotten after so many others, and so is an attempt that has begun.
 _REMEMBERED = 10_000
@@ -53,6 +54,8 @@ class Attempts:
         self._by_token: dict[int, tuple[str, StopRequest]] = {}
         self._stopped_before_start: OrderedDict[int, Stop] = OrderedDict()
         self._begun: OrderedDict[int, None] = OrderedDict()
+        #: of the running attempts whose start was told
+        self._processes: dict[int, Process] = {}
         #: when (monotonic) the newest checkpoint of a running attempt was whole
         self._checkpointed_at: dict[int, float] = {}
 
@@ -78,7 +81,19 @@ class Attempts:
         """An attempt has ended."""
         with self._lock:
             self._by_token.pop(token, None)
+            self._processes.pop(token, None)
             self._checkpointed_at.pop(token, None)
+
+    def started(self, token: int, process: Process) -> None:
+        """A running attempt has its process, and the scheduler is told so."""
+        with self._lock:
+            if token in self._by_token:
+                self._processes[token] = process
+
+    def begun(self) -> dict[int, Process]:
+        """By token, of the running attempts whose start was told: who runs them."""
+        with self._lock:
+            return dict(self._processes)
 
     def checkpointed(self, token: int) -> None:
         """A running attempt has written a checkpoint, and it is whole."""

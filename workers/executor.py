@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.protocol.names import log_key
-from cyxwiz_tasks.protocol.reports import Ended
+from cyxwiz_tasks.protocol.reports import Ended, Process
 from cyxwiz_tasks.states import Cause
 from workers.attempt import Attempt
 from workers.attempt_artifacts import AttemptArtifacts
@@ -103,6 +103,7 @@ def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> 
     node.reporter.watch(reports)
     if handover.given:
         node.journal.begun(Begun(**reports.identity, pid=process.pid, started=process.started, boot=boot_id()))
+        node.attempts.started(assignment.token, Process(pid=process.pid, device=attempt.device))
         reports.started(process.pid, attempt.device)
     return attempt
 

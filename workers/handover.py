@@ -22,7 +22,7 @@ from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol.headers import Assignment, JobHeader, Membership
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER, REPORTS
-from cyxwiz_tasks.protocol.reports import Ended, Started
+from cyxwiz_tasks.protocol.reports import Ended, Process, Started
 from cyxwiz_tasks.runtime.pipe import Frame
 from workers.attempt_artifacts import arrived, fetch_checkpoint
 from workers.attempts import StopRequest
@@ -127,7 +127,9 @@ class Handover:
 
     def _say_started(self, process: WarmProcess) -> None:
         """Ahead of the attempt's other reports: a big checkpoint takes longer than a node may take to start a job."""
-        report = Started(**self.assignment.identity, pid=process.pid, device=self._node.device_of(self.assignment))
+        runs = Process(pid=process.pid, device=self._node.device_of(self.assignment))
+        report = Started(**self.assignment.identity, **runs.model_dump())
+        self._node.attempts.started(self.assignment.token, runs)
         try:
             self._node.redis.lpush(REPORTS, report.model_dump_json())
         except redis.RedisError as error:

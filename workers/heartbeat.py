@@ -94,6 +94,8 @@ class Heartbeat:
             incarnation=self._node.incarnation,
             number=self._number,
             tokens=tokens,
+            # The word that they started may be lost, and is said once.
+            begun=self._node.attempts.begun(),
             # With each telling again: only the newest one lies in Redis, and the next leader knows nothing.
             checkpoint_age_seconds=self._node.attempts.checkpoint_age_seconds(),
         )

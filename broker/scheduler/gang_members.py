@@ -112,11 +112,7 @@ def _why(failed: Live) -> str:
 
 def _lost(live: Live, cause: Cause, message: str) -> Ended:
     return Ended(
-        node=live.node_id,
-        incarnation=live.incarnation,
-        job=live.job_id,
-        attempt=live.number,
-        token=live.token,
+        **live.identity,
         outcome="failed",
         cause=cause,
         message=message,

@@ -50,6 +50,17 @@ class Live:
         return holder(self.waiting.job_id, self.rank)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The fields with which every report of it begins."""
+        return {
+            "node": self.node_id,
+            "incarnation": self.incarnation,
+            "job": self.job_id,
+            "attempt": self.number,
+            "token": self.token,
+        }
+
+    @property
     def together(self) -> tuple[Live, ...]:
         """All that begin and end with it: the members of its gang, or itself alone."""
         return self.gang or (self,)

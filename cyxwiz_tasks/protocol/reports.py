@@ -51,11 +51,16 @@ class AttemptReport(Message):
     token: int
 
 
-class Started(AttemptReport):
-    kind: Literal["started"] = "started"
+class Process(Message):
+    """What runs an attempt."""
+
     pid: int
     #: "cuda:0", or "cpu"
     device: str
+
+
+class Started(AttemptReport, Process):
+    kind: Literal["started"] = "started"
 
 
 class Ended(AttemptReport):
@@ -116,5 +121,7 @@ class Running(Message):
     number: int
     #: tokens of attempts that run, or whose end is not confirmed yet
     tokens: tuple[int, ...] = ()
+    #: by token, of those whose start was told: who runs them; a message that waits for its process is not among them
+    begun: dict[int, Process] = Field(default_factory=dict)
     #: by token, of those that have written a whole checkpoint: how old the newest one is, by the node's monotonic clock
     checkpoint_age_seconds: dict[int, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from cyxwiz_tasks.protocol.names import BEATS, running_key, telemetry_key
-from cyxwiz_tasks.protocol.reports import Running
+from cyxwiz_tasks.protocol.reports import Process, Running
 from cyxwiz_tasks.telemetry import GpuReading, NodeReading
 from workers.heartbeat import _BEAT
 
@@ -69,7 +69,8 @@ def _blob(connection: Any, sha: str, nodes: Iterable[tuple[str, int]], beat: int
 def _running(token: int) -> Running:
     if not token:
         return Running(incarnation="1", number=_NUMBER)
-    return Running(incarnation="1", number=_NUMBER, tokens=(token,), checkpoint_age_seconds={token: 31.4})
+    begun = {token: Process(pid=4711, device="cuda:0")}
+    return Running(incarnation="1", number=_NUMBER, tokens=(token,), begun=begun, checkpoint_age_seconds={token: 31.4})
 
 
 def _reading() -> NodeReading:

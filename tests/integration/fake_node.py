@@ -23,7 +23,17 @@ from cyxwiz_tasks.protocol.names import (
     reply_key,
     running_key,
 )
-from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Running, Started, Stopping
+from cyxwiz_tasks.protocol.reports import (
+    Ended,
+    Left,
+    Metrics,
+    Process,
+    Register,
+    ReportReply,
+    Running,
+    Started,
+    Stopping,
+)
 
 DEADLINE_SECONDS = 10.0
 _BEAT = "local now = redis.call('TIME') return redis.call('ZADD', KEYS[1], now[1] + now[2] / 1000000, ARGV[1])"
@@ -64,6 +74,8 @@ class FakeNode:
         self.capability = capability(**values)
         #: tokens that it tells with its beats; None: it is of a release that tells nothing
         self.tokens: tuple[int, ...] | None = None
+        #: and which of them have begun
+        self.begun: dict[int, Process] = {}
         #: and how old their newest checkpoints are
         self.checkpoint_age_seconds: dict[int, float] = {}
         self._silent = threading.Event()
@@ -130,6 +142,7 @@ class FakeNode:
                         incarnation=self.incarnation,
                         number=number,
                         tokens=self.tokens,
+                        begun=self.begun,
                         checkpoint_age_seconds=self.checkpoint_age_seconds,
                     )
                     self.beating.set(running_key(self.id), running.model_dump_json(), ex=10)
@@ -146,6 +159,11 @@ class FakeNode:
 
     def start(self, assignment: Assignment) -> None:
         self._send(Started(**self._whose(assignment), pid=4711, device="cpu"))
+
+    def start_unheard(self, assignment: Assignment) -> None:
+        """The same, and the word of it is lost: only its beats tell."""
+        self.begun = self.begun | {assignment.token: Process(pid=4711, device="cpu")}
+        self.tokens = (*(self.tokens or ()), assignment.token)
 
     def tell(self, assignment: Assignment, *rows: dict[str, Any]) -> None:
         self._send(Metrics(**self._whose(assignment), rows=rows))

@@ -121,6 +121,9 @@ class TestJournal:
             token = scheduler.assignments[job.id].token
             later = wait_until(lambda: running().get("tokens") == [token] and running())
             assert later["number"] > first["number"]
+            started = scheduler.wait_for("started", job.id)
+            begun = wait_until(lambda: running().get("begun"))
+            assert begun == {str(token): {"pid": started.pid, "device": started.device}}
             scheduler.fall_silent()
             (tmp_path / "go").touch()
             node.wait_for_text("no scheduler has confirmed")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import ExitStack
 
 import pytest
 
 from cyxwiz_tasks.broker_connection import connect
-from cyxwiz_tasks.protocol.names import BEATS, node_queue
+from cyxwiz_tasks.protocol.names import BEATS, control_key, node_queue
 from cyxwiz_tasks.resources import Resources
 from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until
@@ -239,13 +240,41 @@ def test_a_job_that_started_while_nobody_led_is_not_taken_from_its_node(plane, m
         assert (plane.job(job_id)["state"], plane.job(job_id)["attempts"]) == ("completed", 1)
 
 
-def test_a_message_that_got_lost_is_published_again_and_a_node_that_never_starts_it_loses_it(plane, monkeypatch):
+@pytest.mark.parametrize("leaders", [1, 2])
+def test_a_start_whose_word_was_lost_is_known_by_its_nodes_beats(plane, monkeypatch, leaders):
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 0.4)
+    with ExitStack() as led:
+        led.enter_context(plane.scheduler())
+        node = plane.node()
+        job_id = plane.submit()
+        assignment, _ = node.take()
+        if leaders == 2:
+            led.pop_all().close()
+            node.start(assignment)
+            plane.redis.flushdb()
+        node.start_unheard(assignment)
+        if leaders == 2:
+            led.enter_context(plane.scheduler())
+        until(lambda: plane.job(job_id)["state"] != "assigned")
+        node.start(assignment)  # and it comes after all
+        assert node.end(assignment).committed
+        assert plane.redis.llen(control_key(node.id)) == 0, "nobody told it to stop"
+    states = [state for state, _ in plane.causes(job_id)]
+    assert states == ["pending", "assigned", "running", "completed"]
+    [attempt] = plane.job(job_id)["attempt_list"]
+    assert (attempt["pid"], attempt["device"]) == (4711, "cpu")
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["tells of nothing", "tells that it has it"])
+def test_a_message_that_got_lost_is_published_again_and_a_node_that_never_starts_it_loses_it(plane, monkeypatch, told):
     monkeypatch.setattr("broker.scheduler.duties.unstarted._PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 1.5)
     with plane.scheduler():
         node = plane.node("deaf")
         job_id = plane.submit()
         first, one = node.take()
+        node.tokens = (first.token,) if told else None
         second, two = node.take()
         assert first == second
         assert one["properties"]["delivery_tag"] != two["properties"]["delivery_tag"]

@@ -35,6 +35,7 @@ BEAT_SECONDS = 0.3
 #: what runs is not told with every beat: it would take a third of the simulation's time
 TELLING_SECONDS = 1.5
 _MARGIN_SECONDS = 2.0
+_PROCESS = {"pid": 4711, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ class SimNode:
         if now - self._told_at > TELLING_SECONDS:
             self._told_at = now
             tokens = sorted({*self.runs, *self.couriers})
-            text = json.dumps({"incarnation": self.incarnation, "number": int(now * 1000), "tokens": tokens})
+            begun = {token: _PROCESS for token, run in self.runs.items() if run.began_at is not None}
+            told = {"incarnation": self.incarnation, "number": int(now * 1000), "tokens": tokens, "begun": begun}
+            text = json.dumps(told)
             server.set(running_key(self.id), text, 60.0)
 
     # Messages -------------------------------------------------------------------------------------------------------
@@ -292,7 +295,7 @@ class SimNode:
         run.began_at = self.world.now
         self.journal[token] = run
         self._process_runs(run)
-        self._report(Started(**self._identity(run), pid=4711, device="cpu"))
+        self._report(Started(**self._identity(run), **_PROCESS))
         script = self.script(job, run.assignment.attempt)
         if run.assignment.gang is not None and run.assignment.gang.rank:
             # By themselves the others do well.

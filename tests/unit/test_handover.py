@@ -13,7 +13,7 @@ from cyxwiz_tasks.checkpoints.generations import Generation
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.headers import Assignment
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, REPORTS
-from cyxwiz_tasks.protocol.reports import REPORT, Started
+from cyxwiz_tasks.protocol.reports import REPORT, Process, Started
 from cyxwiz_tasks.settings import Settings
 from workers.attempts import Attempts
 from workers.handover import Handover
@@ -67,7 +67,14 @@ def test_an_attempt_that_fetches_its_checkpoint_is_told_as_started_and_can_be_st
     """The scheduler takes back what a node has not started within a minute; a big checkpoint may take longer."""
     sent: list[tuple[str, str]] = []
     known: list[list[tuple[str, str]]] = []
-    store = SlowStore(lambda: (known.append(list(sent)), node.attempts.stop(Stop(job="j", token=ASSIGNMENT.token))))
+    begun: list[dict[int, Process]] = []
+
+    def stop() -> None:
+        known.append(list(sent))
+        begun.append(node.attempts.begun())
+        node.attempts.stop(Stop(job="j", token=ASSIGNMENT.token))
+
+    store = SlowStore(stop)
     node = node_with(store, tmp_path, sent)
     handover = given(node)
     store.gate.set()
@@ -77,6 +84,8 @@ def test_an_attempt_that_fetches_its_checkpoint_is_told_as_started_and_can_be_st
     assert key == REPORTS
     assert isinstance(report, Started)
     assert (report.job, report.token, report.pid, report.device) == ("j", 7, 4711, "cpu")
+    assert begun == [{7: Process(pid=4711, device="cpu")}], "and again with each beat"
+    assert node.attempts.begun() == {}, "it is over"
 
 
 def test_a_store_of_which_nothing_comes_is_given_up(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.headers import Assignment
 from cyxwiz_tasks.protocol.names import REPORTS
-from cyxwiz_tasks.protocol.reports import REPORT, Running
+from cyxwiz_tasks.protocol.reports import REPORT, Process, Running
 from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.runtime.pipe import Pipe, encode_value
 from cyxwiz_tasks.settings import settings
@@ -256,6 +256,18 @@ def test_a_node_knows_how_old_the_newest_checkpoint_of_a_running_attempt_is(monk
     assert attempts.checkpoint_age_seconds() == {2: 1.0}, "one that has ended tells nothing"
 
 
+def test_a_node_knows_which_running_attempts_have_begun():
+    attempts, process = Attempts(), Process(pid=4711, device="cuda:0")
+    for token in (1, 2):
+        attempts.enter("j", token, StopRequest())
+    attempts.started(2, process)
+    attempts.started(3, process)
+    assert attempts.tokens() == (1, 2)
+    assert attempts.begun() == {2: process}, "a message that waits for its process has not begun"
+    attempts.leave(2)
+    assert attempts.begun() == {}
+
+
 def test_a_checkpoint_that_could_not_be_written_is_none():
     agents, jobs = (Pipe(end.detach()) for end in socket.socketpair())
     attempts = Attempts()
@@ -322,12 +334,16 @@ def test_a_job_that_cannot_be_understood_hears_that_nobody_listens(noise):
         pipe.close()
 
 
-def test_a_telling_grows_only_by_checkpoints_and_one_of_an_older_release_has_none():
+def test_a_telling_grows_only_by_what_there_is_to_tell_and_one_of_an_older_release_has_less():
     told = {"incarnation": "i", "number": 1, "tokens": (7, 8)}
     assert json.loads(Running(**told).model_dump_json(exclude_defaults=True)) == {**told, "tokens": [7, 8]}
     sent = Running(**told, checkpoint_age_seconds={7: 1.5}).model_dump_json(exclude_defaults=True)
     assert Running.model_validate_json(sent).checkpoint_age_seconds == {7: 1.5}
-    assert Running.model_validate_json('{"incarnation":"i","number":1,"tokens":[7]}').checkpoint_age_seconds == {}
+    begun = {7: Process(pid=4711, device="cuda:0")}
+    sent = Running(**told, begun=begun).model_dump_json(exclude_defaults=True)
+    assert Running.model_validate_json(sent).begun == begun
+    older = Running.model_validate_json('{"incarnation":"i","number":1,"tokens":[7]}')
+    assert (older.begun, older.checkpoint_age_seconds) == ({}, {})
     with pytest.raises(ValueError, match="greater than or equal to 0"):
         Running(**told, checkpoint_age_seconds={7: -1.5})
 

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, ClassVar
 
 from broker.scheduler import stopping
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import lose
+from broker.scheduler.running import tellings
 from cyxwiz_tasks.protocol.controls import Stop
-from cyxwiz_tasks.protocol.names import running_key
 from cyxwiz_tasks.protocol.reports import Running
 from cyxwiz_tasks.states import Cause
 
@@ -46,17 +44,17 @@ class Reconcile(Duty):
         self._doubts: dict[str, dict[int, int]] = {}
 
     def run_once(self) -> dict[str, int]:
-        tellings = self._tellings()
-        if not tellings:
+        told = self._news()
+        if not told:
             return {}
         placed: dict[str, dict[int, str]] = defaultdict(dict)
         for name, live in self.leader.memory.live.items():
-            if live.node_id in tellings:
+            if live.node_id in told:
                 placed[live.node_id][live.token] = name
         zombies: list[tuple[str, int]] = []
         missing: list[str] = []
         overdue: list[str] = []
-        for node_id, telling in tellings.items():
+        for node_id, telling in told.items():
             here = placed[node_id]
             self._note_checkpoints(telling, here)
             for token in self._doubtful(node_id, telling, here):
@@ -85,7 +83,7 @@ class Reconcile(Duty):
                 if (live := turn.memory.live.get(name)) is not None:
                     stopping.repeat(turn, live)
 
-    def _tellings(self) -> dict[str, Running]:
+    def _news(self) -> dict[str, Running]:
         """By node, those of the next nodes in turn that nobody has compared yet."""
         cluster = self.leader.memory.cluster
         if not self._round:
@@ -93,11 +91,8 @@ class Reconcile(Duty):
             self._compared = {id: telling for id, telling in self._compared.items() if id in cluster}
             self._doubts = {id: doubts for id, doubts in self._doubts.items() if id in cluster}
         asked, self._round = self._round[:_NODES], self._round[_NODES:]
-        if not asked:
-            return {}
-        texts: Any = self.leader.redis.mget([running_key(node_id) for node_id in asked])
-        found = {node_id: _read(text) for node_id, text in zip(asked, texts, strict=True) if text is not None}
-        return {node_id: telling for node_id, telling in found.items() if telling and self._is_news(node_id, telling)}
+        found = tellings(self.leader.redis, asked)
+        return {node_id: telling for node_id, telling in found.items() if self._is_news(node_id, telling)}
 
     def _is_news(self, node_id: str, telling: Running) -> bool:
         cluster = self.leader.memory.cluster
@@ -128,10 +123,3 @@ class Reconcile(Duty):
 
 def _runs(live: Live) -> bool:
     return live.running and live.ended is None
-
-
-def _read(text: bytes) -> Running | None:
-    try:
-        return Running.model_validate_json(text)
-    except ValidationError:
-        return None

@@ -2,19 +2,26 @@
 
 A node ignores a token that it knows, so one message too many does no harm. A node that beats and still does not start
 what lies in its queue is not consuming: after a while its attempts are taken back and placed again.
+
+The word that an attempt has started is said once, and Redis may lose it. So before any of that, what the node tells
+with its beats is looked at: what has begun there counts as started.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import ClassVar
 
 from broker.scheduler.duties.duty import Duty
 from broker.scheduler.ending import lose
 from broker.scheduler.live import Live
 from broker.scheduler.placing import publish
+from broker.scheduler.reports import started
+from broker.scheduler.running import tellings
 from broker.scheduler.standing import broke_jobs
+from cyxwiz_tasks.protocol.reports import Started
 from cyxwiz_tasks.states import Cause
 from db.models import NodeState
 
@@ -36,9 +43,12 @@ class Unstarted(Duty):
         late = {name: live for name, live in self.leader.memory.live.items() if self._is_late(live)}
         if not late:
             return {}
-        given_up = [name for name, live in late.items() if self._is_hopeless(live)]
-        again = [late[name] for name in late if name not in set(given_up)]
+        begun = self._begun(late.values())
         with self.leader.turn() as turn:
+            started(turn, begun)
+            late = {name: live for name, live in late.items() if not live.running}
+            given_up = [name for name, live in late.items() if self._is_hopeless(live)]
+            again = [late[name] for name in late if name not in set(given_up)]
             turn.look_up(list({live.job_id for live in again}))
             for live in again:
                 live.publications += 1
@@ -49,7 +59,19 @@ class Unstarted(Duty):
             lost = lose(turn, given_up, Cause.NODE_LOST, message, stop=True)
             for node_id in deaf:
                 broke_jobs(turn, node_id, f"it did not start a job within {_LIMIT_SECONDS:g} s")
-        return {"published_again": len(again), "given_up": lost}
+        return {"begun": len(begun), "published_again": len(again), "given_up": lost}
+
+    def _begun(self, late: Iterable[Live]) -> list[Started]:
+        """The starts of which these attempts' nodes tell. However old a telling is: what has begun stays begun."""
+        told = tellings(self.leader.redis, {live.node_id for live in late})
+        found = []
+        for live in late:
+            telling = told.get(live.node_id)
+            if telling is None or telling.incarnation != live.incarnation:
+                continue
+            if (process := telling.begun.get(live.token)) is not None:
+                found.append(Started(**live.identity, **process.model_dump()))
+        return found
 
     def _is_late(self, live: Live) -> bool:
         patience_seconds = _PATIENCE_SECONDS * 2 ** (live.publications - 1)
