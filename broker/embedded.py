@@ -93,7 +93,17 @@ class EmbeddedRedis(EmbeddedServer):
         return Launch(command=[str(program), str(self.folder / "redis.conf")], address=address)
 
     def _choose_port(self, hosts: list[str]) -> int:
-        """The port of the last start, or another one if that is taken by now."""
+        """The port of the last start, or another one if that is taken by now and nobody looks for it there yet.
+
+        Raises ServerUnavailable if there is none.
+        """
+        if self._use is not None:
+            if _is_free(self.port, hosts):
+                return self.port
+            raise ServerUnavailable(
+                f"port {self.port} of Redis, where everybody looks for it, was taken by another program while it was "
+                "down: end that program, or stop all that uses this Redis and start it anew, at another port"
+            )
         with suppress(ServerUnavailable, KeyError):
             if _is_free(self.port, hosts):
                 return self.port

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from broker import flower
 from broker.embedded import EmbeddedRedis
+from broker.server_watch import ServerWatch
 from broker.supervisor import Running, Service, Supervisor
 from cyxwiz_tasks.errors import CyxwizError, InvalidSettings
 from cyxwiz_tasks.settings import Settings
@@ -122,14 +124,19 @@ def _sole_owner(home: Path) -> Iterator[None]:
 
 def _timed_start(server: EmbeddedServer, exits: ExitStack, say: Say, part: str) -> None:
     began = time.monotonic()
-    exits.enter_context(_announced_stop(server, say, part))
+    exits.enter_context(_looked_after(server, say, part))
     say(part, f"ready: {server.name} in {server.folder} ({time.monotonic() - began:.1f} s)")
 
 
 @contextmanager
-def _announced_stop(server: EmbeddedServer, say: Say, part: str) -> Iterator[None]:
+def _looked_after(server: EmbeddedServer, say: Say, part: str) -> Iterator[None]:
     with server:
-        yield
+        watch = ServerWatch(server, partial(say, part))
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.stop()
     say(part, "stopped")
 
 

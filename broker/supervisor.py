@@ -7,16 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.backoff import Backoff
 from cyxwiz_tasks.cli.supervised import SUPERVISOR
 from cyxwiz_tasks.errors import ServerUnavailable
 
-#: pauses before the first, second, ... restart in a row
-BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-#: a service that ran so long starts anew with the shortest pause
-STEADY_SECONDS = 60.0
 LOOK_EVERY_SECONDS = 0.1
 LOG_TAIL_BYTES = 2000
 
@@ -40,7 +37,7 @@ class Running:
     process: subprocess.Popen[bytes] | None = None
     log_start: int = 0
     started_at: float = 0.0
-    restarts_in_a_row: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
     restart_at: float | None = None
     announced: bool = False
 
@@ -127,11 +124,7 @@ class Supervisor:
             if now >= running.restart_at:
                 running.start()
         elif running.process is not None and running.process.poll() is not None:
-            if now - running.started_at > STEADY_SECONDS:
-                running.restarts_in_a_row = 0
-            pause = BACKOFF_SECONDS[min(running.restarts_in_a_row, len(BACKOFF_SECONDS) - 1)]
-            running.restarts_in_a_row += 1
-            running.restart_at = now + pause
+            running.restart_at = now + running.backoff.pause_seconds(now - running.started_at)
             self.announce(running, "died")
         elif not running.announced:
             self._announce_if_ready(running)

@@ -51,6 +51,9 @@ def keep(spec: dict[str, Any]) -> int:
                 _stop(server, spec["stop_signal"])
             else:
                 time.sleep(POLL_SECONDS)
+        if server.returncode:
+            # A server that was killed has not said so itself.
+            sys.stderr.write(f"the server ended with status {server.returncode}\n")
     return 1 if server.returncode else 0
 
 

@@ -111,6 +111,11 @@ class EmbeddedServer(ABC):
         except (OSError, ServerUnavailable):
             return False
 
+    def has_ended(self) -> bool:
+        """Whether no process of the server is left, however it ended. One that is slow or overloaded has not."""
+        with open(self.folder / "run.lock", "a", opener=_private) as run:
+            return _lock(run, fcntl.LOCK_EX)
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -126,6 +131,10 @@ class EmbeddedServer(ABC):
             raise ServerUnavailable(f"{self.name} was never started in {self.folder}: call start() first") from None
 
     @property
+    def log_file(self) -> Path:
+        return self.folder / "server.log"
+
+    @property
     def socket_path(self) -> Path:
         return Path(self.address["socket"])
 
@@ -138,8 +147,8 @@ class EmbeddedServer(ABC):
                 write_private(self.folder / "address.json", json.dumps(launch.address))
                 self._spawn(launch)
         except BaseException:
-            use.close()
-            self._use = None
+            if self._use is None:  # who used it before uses it still, and may try again
+                use.close()
             raise
         self._use = use
 
@@ -147,9 +156,8 @@ class EmbeddedServer(ABC):
         """Whether a server runs here. One that is slow to answer, or still stopping, is waited for."""
         deadline = time.monotonic() + self.start_timeout_seconds
         while not self.alive():
-            with open(self.folder / "run.lock", "a", opener=_private) as run:
-                if _lock(run, fcntl.LOCK_EX):
-                    return False
+            if self.has_ended():
+                return False
             if time.monotonic() > deadline:
                 raise ServerUnavailable(
                     f"{self.name} in {self.folder} runs and does not answer; see its log, or end its processes"
@@ -158,7 +166,7 @@ class EmbeddedServer(ABC):
         return True
 
     def _spawn(self, launch: Launch) -> None:
-        log = self.folder / "server.log"
+        log = self.log_file
         if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
             os.replace(log, log.with_suffix(".log.1"))
         log_start = log.stat().st_size if log.exists() else 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from tests.acceptance.processes import CYXWIZ, ServiceProcess, wait_until
 
@@ -48,6 +49,23 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def cyxwiz(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [CYXWIZ, *arguments, "--json"],
+        env=os.environ | {"CYXWIZ_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def train(home: Path, name: str) -> int:
+    """The exit status of a training that was followed to its end."""
+    training = ("--model", "mlp", "--dataset", "digits", "--epochs", "1", "--name", name)
+    return cyxwiz(home, "submit", *training, "--follow").returncode
+
+
 def test_one_command_brings_everything_up_and_ctrl_c_takes_it_down(up, home):
     output = up.logs()
     for service in SERVICES:
@@ -81,15 +99,26 @@ def test_a_service_that_dies_is_started_again_and_jobs_go_on(up, home):
         victim.send_signal(signal.SIGKILL)
         wait_until(lambda name=service: re.search(rf"^{name}\S* +died with status -9", up.logs(), re.MULTILINE))
         wait_until(lambda name=service: len(re.findall(rf"^{name}\S* +ready", up.logs(), re.MULTILINE)) == 2, 60)
-    done = subprocess.run(
-        [CYXWIZ, "submit", "--model", "mlp", "--dataset", "digits", "--epochs", "1", "--follow", "--json"],
-        env=os.environ | {"CYXWIZ_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr + up.logs()
+    assert train(home, "after") == 0, up.logs()
+
+
+def test_its_own_servers_that_die_are_started_again_where_they_were_and_nothing_is_lost(up, home):
+    stack = json.loads((home / "stack.json").read_text())
+    assert train(home, "before") == 0, up.logs()
+    [postmaster] = home.rglob("postmaster.pid")
+    with redis.Redis.from_url(stack["broker_url"]) as client:
+        victims = {"postgres": int(postmaster.read_text().split()[0]), "redis": client.info("server")["process_id"]}
+    for part, pid in victims.items():
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda part=part: re.search(rf"^{part} +died, starts again", up.logs(), re.MULTILINE))
+        wait_until(lambda part=part: len(re.findall(rf"^{part} +ready", up.logs(), re.MULTILINE)) == 2, 60)
+    assert train(home, "after") == 0, up.logs()
+    kept = {job["name"]: job["state"] for job in json.loads(cyxwiz(home, "jobs").stdout)}
+    assert kept == {"before": "completed", "after": "completed"}
+    assert json.loads((home / "stack.json").read_text()) == stack
+    up.kill("SIGINT")
+    assert up.process.wait(30) == 0
+    assert processes_of(home) == []
 
 
 def test_killing_the_command_itself_leaves_no_process(up, home):

@@ -249,6 +249,25 @@ def test_redis_takes_another_port_when_its_own_is_taken(server_folder: Path) -> 
             write(server, "here")
 
 
+def test_redis_that_is_in_use_comes_back_at_its_own_port_or_says_why_not(server_folder: Path) -> None:
+    with EmbeddedRedis(server_folder) as server:
+        write(server, "kept")
+        url = server.url
+        keeper_and_server(server_folder)[1].kill()
+        wait_until(server.has_ended)
+        assert "the server ended with status -9" in server.log_file.read_text()
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", server.port))
+            other.listen()
+            for _ in range(2):
+                with pytest.raises(ServerUnavailable, match=f"port {server.port} .*taken by another program"):
+                    server.start()
+        server.start()
+        assert server.url == url
+        assert read(server) == "kept"
+
+
 def test_redis_survives_that_its_port_is_taken_between_look_and_start(
     server_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
