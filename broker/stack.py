@@ -24,6 +24,8 @@ from db.embedded import EmbeddedPostgres
 from db.embedded_server import EmbeddedServer, write_private
 
 PARTS = ("postgres", "redis", "scheduler", "worker", "flower")
+#: for a node to stop, besides the grace that its jobs have
+STOP_MARGIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _migrate(database_url: str, say: Say) -> None:
 def _services(plan: Plan, stack: Stack) -> Iterator[Service]:
     if "scheduler" in plan.parts:
         environment = stack.environment | {"CYXWIZ_DATABASE_URL": stack.database_url}
-        yield Service("scheduler", ("scheduler",), environment, "leading")
+        yield Service("scheduler", ("scheduler",), environment, "leading", needed_to_the_last=True)
     if "worker" in plan.parts:
         yield from _workers(plan, stack)
     if "flower" in plan.parts:
@@ -191,6 +193,8 @@ def _services(plan: Plan, stack: Stack) -> Iterator[Service]:
 
 
 def _workers(plan: Plan, stack: Stack) -> Iterator[Service]:
+    # What its jobs have to save, and then to end their processes and tell the scheduler.
+    stop_timeout_seconds = stack.settings.preempt_grace_seconds + STOP_MARGIN_SECONDS
     for number in range(1, plan.workers + 1):
         name = platform.node() or "node"
         name = name if number == 1 else f"{name}-{number}"
@@ -206,7 +210,7 @@ def _workers(plan: Plan, stack: Stack) -> Iterator[Service]:
         if plan.listen is None and stack.settings.broker_url is None:
             # Only this user's own programs reach the broker, so a folder that they name is as good as theirs.
             options.append("--submitted-paths")
-        yield Service(f"worker-{name}", ("worker", *options), stack.environment, " ready", stop_timeout_seconds=30.0)
+        yield Service(f"worker-{name}", ("worker", *options), stack.environment, " ready", stop_timeout_seconds)
 
 
 def _write_stack_file(stack: Stack) -> None:

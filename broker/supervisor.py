@@ -28,6 +28,8 @@ class Service:
     ready_text: str
     #: SIGKILL follows this long after SIGTERM
     stop_timeout_seconds: float = 20.0
+    #: the others need it to end in order, so it is stopped after them
+    needed_to_the_last: bool = False
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Supervisor:
     """Starts, watches and stops services. Use it from the main thread alone: a child dies with the thread it is of."""
 
     def __init__(self, services: Sequence[Service], log_folder: Path, announce: Callable[[Running, str], None]) -> None:
-        """`announce(service, event)` is called with "ready", "died" and "stopped"."""
+        """`announce(service, event)` is called with "ready", "died" and "stopped", which may say more."""
         log_folder.mkdir(parents=True, exist_ok=True)
         self.running = [Running(service, log_folder / f"{service.name}.log") for service in services]
         self.announce = announce
@@ -105,19 +107,29 @@ class Supervisor:
             time.sleep(LOOK_EVERY_SECONDS)
 
     def stop(self) -> None:
-        """SIGTERM each, the last started first, and wait for it; SIGKILL what does not end."""
-        for running in reversed(self.running):
-            process = running.process
-            if process is None:
-                continue
+        """SIGTERM all at once, so that no node gets what another one gives back, and what they need after them.
+
+        SIGKILL what has not ended in its time.
+        """
+        for needed in (False, True):
+            self._stop([running for running in self.running if running.service.needed_to_the_last is needed])
+
+    def _stop(self, told: Sequence[Running]) -> None:
+        left = [(running, running.process) for running in told if running.process is not None]
+        for _, process in left:
             process.terminate()
-            try:
-                process.wait(running.service.stop_timeout_seconds)
-            except subprocess.TimeoutExpired:
+        told_at = time.monotonic()
+        while left:
+            for running, process in tuple(left):
+                in_time = time.monotonic() - told_at < running.service.stop_timeout_seconds
+                if process.poll() is None and in_time:
+                    continue
                 process.kill()
                 process.wait()
-            running.process = None
-            self.announce(running, "stopped")
+                running.process = None
+                left.remove((running, process))
+                self.announce(running, "stopped" if in_time else "stopped: killed, it took too long")
+            time.sleep(LOOK_EVERY_SECONDS / 5)
 
     def _look_after(self, running: Running, now: float) -> None:
         if running.restart_at is not None:
