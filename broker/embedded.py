@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from cyxwiz_tasks.errors import InvalidSettings, ServerUnavailable
-from db.embedded_server import EmbeddedServer, Launch, package_folder, socket_folder, write_private
+from db.embedded_server import ADDRESS_FILE, EmbeddedServer, Launch, package_folder, socket_folder, write_private
 
 SOCKET_NAME = "redis.sock"
 LOOPBACK = "127.0.0.1"
@@ -138,7 +138,7 @@ class EmbeddedRedis(EmbeddedServer):
                 raise
             # Somebody took the port between our look and the server's start.
             again = self._launch()
-            write_private(self.folder / "address.json", json.dumps(again.address))
+            write_private(self.folder / ADDRESS_FILE, json.dumps(again.address))
             super()._spawn(again)
 
     def _handshake(self, connection: socket.socket) -> bool:

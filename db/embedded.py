@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from cyxwiz_tasks.errors import ServerUnavailable
 from db.databases import create_database, driver_url, drop_database
-from db.embedded_account import Account, place_home, reachable_binaries
-from db.embedded_server import EmbeddedServer, Launch, package_folder, socket_folder
+from db.embedded_account import Account, home_of, place_home, reachable_binaries
+from db.embedded_server import ADDRESS_FILE, EmbeddedServer, Launch, package_folder, socket_folder
 
 PORT = 5432
 SOCKET_NAME = f".s.PGSQL.{PORT}"
@@ -87,6 +87,7 @@ class EmbeddedPostgres(EmbeddedServer):
         drop_database(self.url, name)
 
     def _launch(self) -> Launch:
+        _refuse_lost(self.folder)
         home, account = place_home(self.folder)
         binaries = reachable_binaries(find_postgres(), account)
         major, data = _major_version(binaries), home / "pgdata"
@@ -118,6 +119,24 @@ class EmbeddedPostgres(EmbeddedServer):
         body = b"\0\3\0\0user\0postgres\0database\0postgres\0\0"
         connection.sendall((len(body) + 4).to_bytes(4, "big") + body)
         return connection.recv(1) == b"R"
+
+
+def _refuse_lost(folder: Path) -> None:
+    """Refuse to begin with an empty record in a folder where a server has run: it would pass for the whole one."""
+    home = home_of(folder)
+    if not (folder / ADDRESS_FILE).exists() or (home / "pgdata" / "PG_VERSION").exists():
+        return
+    elsewhere = folder / "location.txt"
+    why = (
+        f" {elsewhere} says that they lie there, for the account that runs PostgreSQL for root could not reach "
+        f"{folder}: a container that was made anew has lost what lay outside its volumes."
+        if elsewhere.exists()
+        else ""
+    )
+    raise ServerUnavailable(
+        f"the data of PostgreSQL are gone: there are none in {home}, though it ran in {folder} before.{why} "
+        f"Bring {home} back, or remove {folder} to begin with an empty record"
+    )
 
 
 def find_postgres() -> Path:

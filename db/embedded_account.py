@@ -97,13 +97,18 @@ def choose_account(home: Path) -> Account:
     )
 
 
+def home_of(folder: Path) -> Path:
+    """Where the server's data lie: ``folder/server``, or the place that ``folder/location.txt`` names."""
+    elsewhere = folder / "location.txt"
+    return Path(elsewhere.read_text().strip()) if elsewhere.exists() else folder / "server"
+
+
 def place_home(folder: Path) -> tuple[Path, Account]:
     """The folder that holds the server's data, made if needed, and the account that owns it.
 
-    It is ``folder/server``, or the place that ``folder/location.txt`` names if the account cannot reach that.
+    It is ``folder/server``, or a place that the account can reach, whose name is kept in ``folder/location.txt``.
     """
-    elsewhere = folder / "location.txt"
-    home = Path(elsewhere.read_text().strip()) if elsewhere.exists() else folder / "server"
+    elsewhere, home = folder / "location.txt", home_of(folder)
     home.mkdir(mode=0o700, parents=elsewhere.exists(), exist_ok=True)
     account = choose_account(home)
     if account.ids is None:

@@ -37,6 +37,8 @@ from db import embedded_keeper
 
 #: a socket's path has 104 bytes on macOS and 108 on Linux, with the zero at the end
 SOCKET_PATH_BYTES = 103
+#: where the running server listens; kept from its first start on
+ADDRESS_FILE = "address.json"
 LOG_LIMIT_BYTES = 5 * 1024 * 1024
 #: an orderly stop that takes longer goes on without us
 STOP_WAIT_SECONDS = 20.0
@@ -126,7 +128,7 @@ class EmbeddedServer(ABC):
     def address(self) -> dict[str, Any]:
         """Where the server listens, as it was started last. Raises ServerUnavailable if it never was."""
         try:
-            return dict(json.loads((self.folder / "address.json").read_text()))
+            return dict(json.loads((self.folder / ADDRESS_FILE).read_text()))
         except FileNotFoundError:
             raise ServerUnavailable(f"{self.name} was never started in {self.folder}: call start() first") from None
 
@@ -144,7 +146,7 @@ class EmbeddedServer(ABC):
             fcntl.flock(use, fcntl.LOCK_SH)  # waits while a keeper is shutting the last server down
             if not self._runs():
                 launch = self._launch()
-                write_private(self.folder / "address.json", json.dumps(launch.address))
+                write_private(self.folder / ADDRESS_FILE, json.dumps(launch.address))
                 self._spawn(launch)
         except BaseException:
             if self._use is None:  # who used it before uses it still, and may try again

@@ -393,6 +393,13 @@ def test_in_a_private_home_data_and_binaries_go_where_the_account_reaches_them(
     shutil.move(private / "data", private / "renamed")
     with EmbeddedPostgres(private / "renamed") as server:
         assert read(server) == "kept"
+    # As in a container that is made anew with the home mounted.
+    shutil.move(place, server_folder / "away")
+    with pytest.raises(ServerUnavailable, match=rf"none in {place}.*location\.txt.*Bring {place} back"):
+        EmbeddedPostgres(private / "renamed").start()
+    shutil.move(server_folder / "away", place)
+    with EmbeddedPostgres(private / "renamed") as server:
+        assert read(server) == "kept"
 
 
 @as_root

@@ -64,3 +64,20 @@ def test_as_root_the_owner_of_the_data_runs_it(tmp_path: Path) -> None:
     assert choose_account(tmp_path).uid not in (0, None)
     os.chown(tmp_path, 12345, 12346)
     assert choose_account(tmp_path) == Account(12345, 12346)
+
+
+def test_where_a_server_ran_and_its_data_are_gone_no_empty_record_is_made(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path)
+    (tmp_path / "address.json").write_text(json.dumps({"socket": str(tmp_path / "no.socket")}))
+    with pytest.raises(
+        ServerUnavailable, match=rf"none in {tmp_path}/server, though it ran in {tmp_path} before\. Bring"
+    ):
+        server.start()
+    place = tmp_path / "var" / "lib" / "cyxwiz" / "data" / "1f"
+    (tmp_path / "location.txt").write_text(f"{place}\n")
+    with pytest.raises(
+        ServerUnavailable, match=r"none in .*/1f, .* .*location\.txt says.* container .* Bring .*/1f back, or"
+    ):
+        server.start()
+    assert not place.exists()
+    assert not (tmp_path / "server").exists()
