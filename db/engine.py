@@ -107,7 +107,7 @@ def with_retries(engine: Engine, function: Callable[[Connection], T], *, patienc
             pause = random.uniform(0, ceiling)  # noqa: S311 - no secret
             if time.monotonic() + pause > deadline:
                 raise ServerUnavailable(
-                    f"PostgreSQL did not answer for {patience_seconds:g} s ({_first_line(error)}): "
+                    f"PostgreSQL did not answer for {patience_seconds:g} s ({first_line(error)}): "
                     "see that it runs, and what CYXWIZ_DATABASE_URL says"
                 ) from error
             time.sleep(pause)
@@ -133,10 +133,11 @@ def is_beyond_limits(error: DBAPIError) -> bool:
     return (_sqlstate(error) or "").startswith("54")
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What the server or its driver said."""
     text = str(getattr(error, "orig", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)

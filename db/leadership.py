@@ -8,6 +8,7 @@ case the next leader gets the lock, raises the epoch, and from then on `assert_c
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from cyxwiz_tasks.errors import InvalidSettings, NotLeader, ServerUnavailable
-from db.engine import is_transient
+from db.engine import first_line, is_transient
 
 #: of `pg_try_advisory_lock(class, object)`, this project's own
 LOCK = {"lock_class": 0x63797877, "lock_object": 1}
@@ -77,12 +78,12 @@ class Leadership:
 def try_lead(engine: Engine, holder: str, *, silence_seconds: float = 10.0) -> Leadership | None:
     """Leadership, or None while another scheduler has it.
 
-    Raises ServerUnavailable if PostgreSQL is away, InvalidSettings if the database has no schema.
+    Raises ServerUnavailable if PostgreSQL cannot give it now, InvalidSettings if the database has no schema.
     """
     try:
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
-        raise ServerUnavailable(f"PostgreSQL does not answer: {error.orig}") from error
+        raise _unusable(error) from error
     try:
         if connection.scalar(_TRY, LOCK):
             connection.execute(_WATCH, {"silence": f"{silence_seconds * 1000:.0f}"})
@@ -96,21 +97,39 @@ def try_lead(engine: Engine, holder: str, *, silence_seconds: float = 10.0) -> L
             ) from error
         if is_transient(error):
             # A transaction of the last leader did not end in time, or the server went away: not yet.
-            return None
+            raise _unusable(error) from error
         raise
     connection.close()
     return None
 
 
+def _unusable(error: DBAPIError) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"PostgreSQL cannot be used ({first_line(error)}): see that it runs, and what CYXWIZ_DATABASE_URL says"
+    )
+
+
 def lead(
-    engine: Engine, holder: str, stop: threading.Event, *, poll_seconds: float = 0.2, silence_seconds: float = 10.0
+    engine: Engine,
+    holder: str,
+    stop: threading.Event,
+    *,
+    poll_seconds: float = 0.2,
+    silence_seconds: float = 10.0,
+    tell: Callable[[ServerUnavailable | None], None] = lambda _: None,
 ) -> Leadership | None:
-    """Wait until this scheduler leads; None if `stop` was set first. A server that is away is waited for as well."""
+    """Wait until this scheduler leads; None if `stop` was set first. A server that is away is waited for as well.
+
+    `tell` hears after each try what hindered it: None is another scheduler that leads.
+    """
     while not stop.is_set():
-        with suppress(ServerUnavailable):
+        try:
             leadership = try_lead(engine, holder, silence_seconds=silence_seconds)
             if leadership is not None:
                 return leadership
+            tell(None)
+        except ServerUnavailable as error:
+            tell(error)
         stop.wait(poll_seconds)
     return None
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from cyxwiz_tasks.errors import InvalidSettings, ServerUnavailable
-from db.engine import make_engine
+from db.engine import first_line, make_engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 #: of `pg_advisory_lock(class, object)`: one upgrade at a time
@@ -112,9 +112,8 @@ def _connected(url: str) -> Iterator[Connection]:
         try:
             connection = engine.connect()
         except OperationalError as error:
-            reason = str(error.orig).strip().splitlines()[0]
             raise ServerUnavailable(
-                f"PostgreSQL does not answer ({reason}): see that it runs, and what CYXWIZ_DATABASE_URL says"
+                f"PostgreSQL does not answer ({first_line(error)}): see that it runs, and what CYXWIZ_DATABASE_URL says"
             ) from error
         with connection:
             yield connection

@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from broker.scheduler.hindrance import Hindrance
 from broker.scheduler.leader import Leader
 from broker.scheduler.log_lines import line
 from broker.scheduler.query_server import QueryServer
@@ -98,7 +99,7 @@ def _term(
     Swallows what PostgreSQL raises when it goes away, and NotLeader: another scheduler took over, as from a frozen one.
     """
     log.info(line("standing_by", holder=holder))
-    leadership = lead(engine, holder, stop, silence_seconds=SILENCE_SECONDS)
+    leadership = lead(engine, holder, stop, silence_seconds=SILENCE_SECONDS, tell=Hindrance())
     if leadership is None:
         yield None
         return

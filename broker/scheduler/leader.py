@@ -48,6 +48,7 @@ from broker.scheduler.duties.unstarted import Unstarted
 from broker.scheduler.duties.untold import Untold
 from broker.scheduler.duties.usage import Usage
 from broker.scheduler.failures import is_momentary, is_poison, where
+from broker.scheduler.hindrance import Growing
 from broker.scheduler.inbox import INBOX_LISTS, Batch, Inbox
 from broker.scheduler.keeper import Keeper
 from broker.scheduler.limits import OwnerLimits
@@ -313,7 +314,7 @@ class Leader:
     def _connect_sources(self, stop: threading.Event) -> None:
         """Start from what Redis has now, waiting for it as long as it takes."""
         self.inbox.stop()
-        pause_seconds = _RETRY_FIRST_SECONDS
+        pause_seconds, growing = _RETRY_FIRST_SECONDS, Growing()
         while not stop.is_set():
             self.still_here()
             try:
@@ -324,7 +325,9 @@ class Leader:
                 self.inbox.give_back(self.redis, own=True)
                 self.inbox.start()
                 break
-            except redis.RedisError:
+            except redis.RedisError as error:
+                if growing.is_due(str(error), time.monotonic()):
+                    log.warning(line("redis_away", reason=error))
                 # A server that may not write any more (a primary that became a replica) is not asked again.
                 self.redis.connection_pool.disconnect()
                 stop.wait(pause_seconds)

@@ -15,6 +15,7 @@ from cyxwiz_tasks.errors import InvalidSettings, NotLeader, ServerUnavailable
 from db.engine import make_engine
 from db.fenced import fenced, fenced_connection
 from db.leadership import assert_current, lead, try_lead
+from tests.conftest import database_on
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
 
@@ -150,6 +151,40 @@ def test_a_server_that_is_away_is_said_so(tmp_path):
     with pytest.raises(ServerUnavailable):
         try_lead(engine, "a")
     engine.dispose()
+
+
+def test_a_server_that_gives_no_leadership_is_waited_for_and_said_why(postgres_url):
+    stop, said = threading.Event(), []
+
+    def tell(trouble):
+        said.append(str(trouble))
+        if len(said) == 2:
+            stop.set()
+
+    for url, reason in (
+        (database_on(postgres_url, "no_such_database"), 'database "no_such_database" does not exist'),
+        ("postgresql://somebody@no-such-host.invalid/record", "failed to resolve host 'no-such-host.invalid'"),
+    ):
+        engine = make_engine(url, "test")
+        assert lead(engine, "a", stop, poll_seconds=0.02, tell=tell) is None
+        assert said[0] == said[1]
+        assert reason in said[0]
+        assert "CYXWIZ_DATABASE_URL" in said[0]
+        said.clear()
+        stop.clear()
+        engine.dispose()
+
+
+def test_a_standby_hears_that_another_one_leads(engine):
+    first, stop, said = try_lead(engine, "a"), threading.Event(), []
+
+    def tell(trouble):
+        said.append(trouble)
+        stop.set()
+
+    assert lead(engine, "b", stop, tell=tell) is None
+    assert said == [None]
+    first.release()
 
 
 def test_the_leadership_is_kept_while_the_main_loop_waits_and_lost_once_it_stands_still(engine, monkeypatch):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import redis
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from broker.scheduler import accepting, leader, placing, placing_at_once
@@ -341,6 +342,16 @@ def test_a_report_of_endless_depth_is_rejected_without_a_word_on_the_others(plan
         assert plane.job(job_id)["state"] == "completed"
         until(lambda: plane.redis.llen(REJECTED) == 1)
         assert "turn_failed" not in caplog.text
+
+
+def test_a_redis_that_is_not_where_it_is_said_to_be_is_said_so(plane, caplog):
+    caplog.set_level("WARNING")
+    nobody = plane.settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")})
+    scheduler = Scheduler(nobody)
+    scheduler.start()
+    until(lambda: 'event=redis_away reason="Error 111 connecting to 127.0.0.1:1.' in caplog.text)
+    scheduler.stop()
+    assert scheduler.error is None
 
 
 def test_a_redis_that_goes_away_as_a_term_begins_is_waited_for(plane, monkeypatch):
