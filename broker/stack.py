@@ -16,6 +16,7 @@ from pathlib import Path
 
 from broker import flower
 from broker.embedded import EmbeddedRedis
+from broker.scheduler.hindrance import ANOTHER_LEADS
 from broker.server_watch import ServerWatch
 from broker.supervisor import Running, Service, Supervisor
 from cyxwiz_tasks.errors import CyxwizError, InvalidSettings
@@ -182,7 +183,7 @@ def _migrate(database_url: str, say: Say) -> None:
 def _services(plan: Plan, stack: Stack) -> Iterator[Service]:
     if "scheduler" in plan.parts:
         environment = stack.environment | {"CYXWIZ_DATABASE_URL": stack.database_url}
-        yield Service("scheduler", ("scheduler",), environment, "leading", needed_to_the_last=True)
+        yield Service("scheduler", ("scheduler",), environment, "event=leading", ANOTHER_LEADS, needed_to_the_last=True)
     if "worker" in plan.parts:
         yield from _workers(plan, stack)
     if "flower" in plan.parts:
@@ -210,7 +211,13 @@ def _workers(plan: Plan, stack: Stack) -> Iterator[Service]:
         if plan.listen is None and stack.settings.broker_url is None:
             # Only this user's own programs reach the broker, so a folder that they name is as good as theirs.
             options.append("--submitted-paths")
-        yield Service(f"worker-{name}", ("worker", *options), stack.environment, " ready", stop_timeout_seconds)
+        yield Service(
+            f"worker-{name}",
+            ("worker", *options),
+            stack.environment,
+            " ready",
+            stop_timeout_seconds=stop_timeout_seconds,
+        )
 
 
 def _write_stack_file(stack: Stack) -> None:
@@ -236,4 +243,6 @@ def _announce(say: Say, running: Running, event: str) -> None:
 
 def _detail(running: Running) -> str:
     line = running.ready_line() or ""
+    if running.service.standby_text and running.service.standby_text in line:
+        return "stands by, for another one leads"
     return line.partition(running.service.ready_text)[2].strip(" :") or f"pid {running.process and running.process.pid}"

@@ -20,12 +20,13 @@ LOG_TAIL_BYTES = 2000
 
 @dataclass(frozen=True)
 class Service:
-    """One `cyxwiz ...` command; `ready_text` is what its log says once it serves."""
+    """One `cyxwiz ...` command; `ready_text` is what its log says once it serves, `standby_text` once it could."""
 
     name: str
     arguments: tuple[str, ...]
     environment: dict[str, str]
     ready_text: str
+    standby_text: str | None = None
     #: SIGKILL follows this long after SIGTERM
     stop_timeout_seconds: float = 20.0
     #: the others need it to end in order, so it is stopped after them
@@ -66,8 +67,9 @@ class Running:
             return log.read().decode(errors="replace")
 
     def ready_line(self) -> str | None:
-        """The line of its log that says it serves, once it is there."""
-        return next((line for line in self.output().splitlines() if self.service.ready_text in line), None)
+        """The line of its log that says it serves, or stands by, once it is there."""
+        texts = [text for text in (self.service.ready_text, self.service.standby_text) if text]
+        return next((line for line in self.output().splitlines() if any(text in line for text in texts)), None)
 
 
 class Supervisor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from broker.scheduler.command import SILENCE_SECONDS
+from tests.acceptance.processes import ServiceProcess
 
 
 def epoch_of(client):
@@ -40,3 +42,14 @@ def test_a_killed_leader_is_replaced_at_once_and_a_frozen_one_after_its_silence(
 
     third.kill()
     assert lab_jobs.add.submit(1, 5).result(timeout=30) == 6, "the one that was frozen stands by again"
+
+
+def test_up_on_shared_servers_is_ready_where_another_scheduler_leads(own_stack):
+    own_stack.start_scheduler("first").ready()
+    home = {"CYXWIZ_HOME": str(own_stack.home / "second")}
+    arguments = ["up", "--only", "scheduler"]
+    up = ServiceProcess("up", arguments, own_stack.environment | home, own_stack.home / "logs", prompt="up: Ctrl-C")
+    own_stack.processes.append(up)
+    up.ready(30)
+    assert re.search(r"^scheduler +ready: stands by, for another one leads", up.logs(), re.MULTILINE)
+    assert up.stop() == 0
