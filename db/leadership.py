@@ -17,11 +17,13 @@ from sqlalchemy.exc import DBAPIError
 
 from cyxwiz_tasks.errors import InvalidSettings, NotLeader, ServerUnavailable
 from db.engine import first_line, is_transient
+from db.migrate import refuse_other
 
 #: of `pg_try_advisory_lock(class, object)`, this project's own
 LOCK = {"lock_class": 0x63797877, "lock_object": 1}
 
-_TRY = text("SELECT pg_try_advisory_lock(:lock_class, :lock_object)")
+# With the schema's revision: a leader of another one would misread the record.
+_TRY = text("SELECT (SELECT version_num FROM alembic_version), pg_try_advisory_lock(:lock_class, :lock_object)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :lock_object)")
 # Waits for transactions of the last leader that hold the row shared: after this none of them can commit any more.
 _NEXT_EPOCH = text(
@@ -78,19 +80,25 @@ class Leadership:
 def try_lead(engine: Engine, holder: str, *, silence_seconds: float = 10.0) -> Leadership | None:
     """Leadership, or None while another scheduler has it.
 
-    Raises ServerUnavailable if PostgreSQL cannot give it now, InvalidSettings if the database has no schema.
+    Raises ServerUnavailable if PostgreSQL cannot give it now, InvalidSettings if the database has no schema or that of
+    another version.
     """
     try:
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
         raise _unusable(error) from error
     try:
-        if connection.scalar(_TRY, LOCK):
+        revision, is_ours = connection.execute(_TRY, LOCK).one()
+        refuse_other(revision)
+        if is_ours:
             connection.execute(_WATCH, {"silence": f"{silence_seconds * 1000:.0f}"})
             return Leadership(connection, holder, connection.scalar(_NEXT_EPOCH, {"holder": holder}))
-    except DBAPIError as error:
+    except (DBAPIError, InvalidSettings) as error:
+        # The session ends, and the lock with it.
         connection.invalidate()
         connection.close()
+        if isinstance(error, InvalidSettings):
+            raise
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
             raise InvalidSettings(
                 "CYXWIZ_DATABASE_URL: names a database without a schema: run `cyxwiz db upgrade` first"

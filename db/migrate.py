@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -56,7 +57,7 @@ def upgrade(url: str, revision: str = "head") -> None:
         _set_lock_timeout(connection, WAIT_SECONDS)
         connection.execute(text("SELECT pg_advisory_lock(:lock_class, :lock_object)"), LOCK)
         _set_lock_timeout(connection, LOCK_TIMEOUT_SECONDS)
-        _refuse_newer(connection)
+        _refuse_newer(_revision_of(connection))
         connection.commit()
         # Closing the connection gives the lock back, however this ends.
         command.upgrade(configuration(connection), revision)
@@ -65,12 +66,28 @@ def upgrade(url: str, revision: str = "head") -> None:
 def current(url: str) -> str | None:
     """The revision that a database is at; None if it has no schema of ours."""
     with _connected(url) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision_of(connection)
 
 
 def head() -> str:
     """The newest revision."""
     return ScriptDirectory.from_config(configuration()).get_current_head() or ""
+
+
+def refuse_other(found: str | None) -> None:
+    """Raises InvalidSettings, with what to do, unless a database at revision `found` is what this version works on."""
+    if found == _needed():
+        return
+    _refuse_newer(found)
+    raise InvalidSettings(
+        f"CYXWIZ_DATABASE_URL: schema {found or 'none'} of this database is older than {_needed()}, which this version "
+        "needs: run `cyxwiz db upgrade` first"
+    )
+
+
+@cache
+def _needed() -> str:
+    return head()
 
 
 def differences(url: str) -> str | None:
@@ -79,7 +96,7 @@ def differences(url: str) -> str | None:
     Raises InvalidSettings if the schema is newer than this installation.
     """
     with _connected(url) as connection:
-        _refuse_newer(connection)
+        _refuse_newer(_revision_of(connection))
         connection.commit()
         try:
             command.check(configuration(connection))
@@ -121,8 +138,11 @@ def _connected(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _refuse_newer(connection: Connection) -> None:
-    found = MigrationContext.configure(connection).get_current_revision()
+def _revision_of(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_newer(found: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
     if found is not None and found not in known:
         raise InvalidSettings(

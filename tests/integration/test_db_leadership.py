@@ -15,6 +15,7 @@ from cyxwiz_tasks.errors import InvalidSettings, NotLeader, ServerUnavailable
 from db.engine import make_engine
 from db.fenced import fenced, fenced_connection
 from db.leadership import assert_current, lead, try_lead
+from db.migrate import head
 from tests.conftest import database_on
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
@@ -185,6 +186,32 @@ def test_a_standby_hears_that_another_one_leads(engine):
     assert lead(engine, "b", stop, tell=tell) is None
     assert said == [None]
     first.release()
+
+
+def set_revision(engine, revision):
+    with engine.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+@pytest.mark.parametrize(
+    ("revision", "reason"),
+    [
+        ("0001", rf"schema 0001 .* older than {head()}, .* `cyxwiz db upgrade`"),
+        ("9999", "schema 9999 .* newer .* install"),
+    ],
+)
+def test_the_schema_of_another_version_is_said_so_and_nobody_leads_on_it(engine, revision, reason):
+    first = try_lead(engine, "a")
+    set_revision(engine, revision)
+    with pytest.raises(InvalidSettings, match=reason):
+        lead(engine, "a standby", threading.Event())
+    first.release()
+    with pytest.raises(InvalidSettings, match=reason):
+        lead(engine, "b", threading.Event())
+    set_revision(engine, head())
+    second = lead(engine, "b", threading.Event())
+    assert second.epoch == first.epoch + 1
+    second.release()
 
 
 def test_the_leadership_is_kept_while_the_main_loop_waits_and_lost_once_it_stands_still(engine, monkeypatch):
