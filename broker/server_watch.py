@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from broker.backoff import Backoff
+from broker.log_limit import limit_log
 from cyxwiz_tasks.errors import CyxwizError
 from db.embedded_server import EmbeddedServer
 
@@ -38,6 +39,7 @@ class ServerWatch(threading.Thread):
             with suppress(OSError):  # no file can be opened just now
                 if self._server.has_ended():
                     self._start_again()
+            limit_log(self._server.log_file)
 
     def _start_again(self) -> None:
         pause = self._backoff.pause_seconds(time.monotonic() - self._ready_at)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.backoff import Backoff
+from broker.log_limit import limit_log
 from cyxwiz_tasks.cli.supervised import SUPERVISOR
 from cyxwiz_tasks.errors import ServerUnavailable
 
@@ -101,11 +102,13 @@ class Supervisor:
             time.sleep(LOOK_EVERY_SECONDS / 5)
 
     def watch(self, until: Callable[[], bool]) -> None:
-        """Restart what dies until told to stop."""
+        """Restart what dies, and keep logs short, until told to stop."""
         while not until():
             now = time.monotonic()
             for running in self.running:
                 self._look_after(running, now)
+                if limit_log(running.log_file):
+                    running.log_start = 0
             time.sleep(LOOK_EVERY_SECONDS)
 
     def stop(self) -> None:

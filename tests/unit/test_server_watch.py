@@ -14,7 +14,7 @@ class DyingServer:
     """As much of an embedded server as is looked after: dead until a start passes, and then told of."""
 
     name = "PostgreSQL"
-    log_file = Path("server.log")
+    log_file = Path("no-such-folder/server.log")
 
     def __init__(self, *errors: Exception) -> None:
         self.errors, self.dead = list(errors), True
@@ -48,7 +48,7 @@ def watched(server, monkeypatch):
 
 def test_one_that_died_is_started_again_and_said_so(monkeypatch):
     died, ready = watched(DyingServer(), monkeypatch)
-    assert died == "died, starts again in 0.0 s; log: server.log"
+    assert died == "died, starts again in 0.0 s; log: no-such-folder/server.log"
     assert ready.startswith("ready: PostgreSQL runs again")
 
 

@@ -71,6 +71,22 @@ def test_one_that_takes_too_long_is_killed_and_said_so(supervised):
     assert said == [(running, "stopped: killed, it took too long")]
 
 
+def test_a_log_that_is_long_is_set_aside_while_its_service_writes_on(supervised, tmp_path, monkeypatch):
+    monkeypatch.setattr("broker.log_limit.LOG_LIMIT_BYTES", 1000)
+    supervisor, _ = supervised((service("node"), 0))
+    [running] = supervisor.running
+    with open(running.log_file, "a", buffering=1) as writing:
+        for text in ("first", "second", "third"):
+            writing.write(f"{text}\n" + "x" * 1000 + "\n")
+            running.log_start = 7
+            supervisor.watch(until=iter([False, True]).__next__)
+        writing.write("node ready\n")
+    assert running.log_file.read_text() == "node ready\n"
+    assert running.ready_line() == "node ready"
+    assert (tmp_path / "node.log.1").read_text().startswith("third")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "node.log", "node.log.1"]
+
+
 def test_a_node_has_the_grace_that_is_configured_to_stop(tmp_path):
     stack = Stack(Settings(home=tmp_path, preempt_grace_seconds=120.0), broker_url="redis://there/0", database_url="")
     services = {each.name: each for each in _services(Plan(parts=("scheduler", "worker"), workers=2), stack)}
