@@ -81,21 +81,21 @@ _TOLD_IN_ARRAY = text(
     SELECT metrics.seq, job_id::text, values ->> 'epoch', values ->> :metric
     FROM metrics JOIN jobs ON jobs.id = job_id
     WHERE array_id = CAST(:array AS uuid) AND metrics.seq > :after
-        AND values ->> 'epoch' IS NOT NULL AND values ->> :metric IS NOT NULL
+        AND values ->> 'epoch' IS NOT NULL
     ORDER BY metrics.seq LIMIT :limit"""
 )
 
 
 class Told(NamedTuple):
-    """What a job reported: texts, which may be no numbers."""
+    """What a job reported: texts, which may be no numbers. `value` is None in a row without the metric."""
 
     seq: int
     job_id: str
     epoch: str
-    value: str
+    value: str | None
 
 
 def told_in_array(tx: Connection, array_id: str, metric: str, after: int, limit: int = 10_000) -> list[Told]:
-    """What the jobs of an array reported of one metric and its epoch since the row `after`, in that order."""
+    """The epochs that the jobs of an array reported since the row `after`, in that order, with one metric of theirs."""
     values = {"array": array_id, "metric": metric, "after": after, "limit": limit}
     return [Told(*row) for row in tx.execute(_TOLD_IN_ARRAY, values)]

@@ -42,8 +42,11 @@ class Rungs:
         #: how many rungs a job has come to
         self._reached: dict[str, int] = {}
 
-    def tell(self, job_id: str, epoch: float, value: float) -> None:
-        """A job reported this. One that begins again, after a loss of its node, keeps what it had come to."""
+    def tell(self, job_id: str, epoch: float, value: float | None) -> None:
+        """A job reported this. One that begins again, after a loss of its node, keeps what it had come to.
+
+        `value`: None of a report without the metric, which says no more than that the job has come to this epoch.
+        """
         reached = self._reached.get(job_id, 0)
         for rung in self.rule.rung_epochs[reached:]:
             if epoch <= rung:
@@ -52,7 +55,8 @@ class Rungs:
             if job_id in self._said:
                 self._values[rung][job_id] = self._said[job_id]
         self._reached[job_id] = reached
-        self._said[job_id] = value
+        if value is not None:
+            self._said[job_id] = value
 
     def cuts(self, going_on: Collection[str]) -> list[Cut]:
         """Those of the jobs that are going on that have to end, by their rungs."""

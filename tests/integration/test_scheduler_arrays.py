@@ -6,7 +6,9 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import text
 
+from broker.scheduler.duties import early_stopping
 from cyxwiz_tasks import SuccessiveHalving
 from cyxwiz_tasks.cli.main import main
 from cyxwiz_tasks.errors import InvalidJob, JobCancelled, NotFound
@@ -97,6 +99,44 @@ def test_the_worst_of_an_array_end_early_whoever_leads(plane):
         assert node.told().job == array[0].id
         assert plane.job(array[0].id)["cancel_reason"].startswith("stopped early: rank 2 of 3 by accuracy (0.7)")
         assert plane.job(array[2].id)["cancel_reason"] is None
+
+
+def test_who_reports_a_metric_once_an_epoch_is_judged_when_the_next_epoch_begins(plane):
+    rule = SuccessiveHalving("val_accuracy", rung_epochs=(1,), keep=1 / 2)
+    with plane.scheduler():
+        node = plane.node(slots=8)
+        array = plane.client.map(plane.signature(), {"seed": [0, 1]}, early_stopping=rule)
+        taken = [node.take()[0] for _ in range(2)]
+        for assignment, accuracy in zip(taken, (0.5, 0.9), strict=True):
+            node.start(assignment)
+            # As the built-in training does: steps say no val_accuracy.
+            node.tell(assignment, {"epoch": 1, "val_accuracy": accuracy}, {"epoch": 2, "step": 21, "accuracy": 0.1})
+        assert node.told().job == array[0].id
+        until(lambda: plane.job(array[0].id)["cancel_reason"])
+        told = "stopped early: rank 2 of 2 by val_accuracy (0.5) after epoch 1"
+        assert plane.job(array[0].id)["cancel_reason"].startswith(told)
+
+
+def test_a_leader_that_has_read_a_part_of_what_was_reported_ends_nobody(plane, monkeypatch):
+    rule = SuccessiveHalving("accuracy", rung_epochs=(1, 2), keep=1 / 2)
+    with plane.scheduler():
+        node = plane.node(slots=8)
+        array = plane.client.map(plane.signature(), {"seed": [0, 1, 2]}, early_stopping=rule)
+        for _ in range(3):
+            node.start(node.take()[0])
+    # Job 0 is the worse of two after epoch 1, and comes to the next rung with a later row; job 2 is the worst of three.
+    rows = [(0, 1, 0.2), (1, 1, 0.9), (2, 1, 0.1), (0, 2, 0.2), (1, 2, 0.9), (0, 3, 0.3), (2, 2, 0.1)]
+    with plane.engine.begin() as tx:
+        for index, epoch, accuracy in rows:
+            values = json.dumps({"epoch": epoch, "accuracy": accuracy})
+            insert = "INSERT INTO metrics (job_id, attempt, at, values) VALUES (:id, 1, now(), CAST(:values AS jsonb))"
+            tx.execute(text(insert), {"id": array[index].id, "values": values})
+    monkeypatch.setattr(early_stopping, "_BATCH", 1)
+    monkeypatch.setattr(early_stopping, "_BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(early_stopping.EarlyStopping, "every_seconds", 0.05)
+    with plane.scheduler():
+        assert node.told().job == array[2].id
+        assert [plane.job(job.id)["cancel_reason"] is None for job in array] == [True, True, False]
 
 
 def test_the_same_array_again_changes_nothing(plane):

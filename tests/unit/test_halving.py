@@ -59,6 +59,17 @@ def test_a_job_is_on_a_rung_when_its_epoch_is_over_with_what_it_said_last():
     assert rungs.cuts(ALL) == [Cut("a", 1, 0.2, 2, 2, 1)]
 
 
+def test_a_report_without_the_metric_says_that_the_epoch_before_is_over():
+    rungs = Rungs(SuccessiveHalving("val_accuracy", rung_epochs=(1,), keep=0.5))
+    for job_id, value in (("a", 0.2), ("b", 0.5)):
+        rungs.tell(job_id, 1, None)
+        rungs.tell(job_id, 1, value)
+        assert rungs.cuts(ALL) == []
+        rungs.tell(job_id, 2, None)
+    rungs.tell("c", 2, None)  # it has never said one, and is not judged
+    assert rungs.cuts(ALL) == [Cut("a", 1, 0.2, 2, 2, 1)]
+
+
 def test_who_has_come_to_the_next_rung_is_not_judged_by_this_one():
     rungs = Rungs(SuccessiveHalving("accuracy", rung_epochs=(1, 2), keep=0.5))
     on_rung(rungs, 1, a=0.1)

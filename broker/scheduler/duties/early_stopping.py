@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +14,10 @@ from db import metrics
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
+
+#: rows that are read at once, and how long one run reads those of one array
+_BATCH = 10_000
+_BUDGET_SECONDS = 0.05
 
 
 @dataclass
@@ -37,8 +42,9 @@ class EarlyStopping(Duty):
         cuts: list[tuple[Cut, str]] = []
         for array_id, (rule, members) in rules.items():
             read = self._read.setdefault(array_id, _Read(Rungs(rule)))
-            self._read_on(array_id, read)
-            cuts += [(cut, rule.metric) for cut in read.rungs.cuts(members)]
+            # By a part of the reports, who has come to the next rung is not known yet.
+            if self._read_on(array_id, read):
+                cuts += [(cut, rule.metric) for cut in read.rungs.cuts(members)]
         # One that was asked to end is not asked again: whoever does not hear it is told by `reconcile`.
         cuts = [(cut, metric) for cut, metric in cuts if not _is_ending(memory.live.get(cut.job_id))]
         if not cuts:
@@ -48,13 +54,25 @@ class EarlyStopping(Duty):
                 cancel(turn, cut.job_id, _message(cut, metric))
         return {"stopped": len(cuts)}
 
-    def _read_on(self, array_id: str, read: _Read) -> None:
-        with self.leader.engine.connect() as tx:
-            rows = metrics.told_in_array(tx, array_id, read.rungs.rule.metric, read.after)
+    def _read_on(self, array_id: str, read: _Read) -> bool:
+        """Read what was reported since. False: there is more, such as all that was before this leader."""
+        gives_up_at = time.monotonic() + _BUDGET_SECONDS
+        while True:
+            with self.leader.engine.connect() as tx:
+                rows = metrics.told_in_array(tx, array_id, read.rungs.rule.metric, read.after, _BATCH)
+            self._take(rows, read)
+            if len(rows) < _BATCH:
+                return True
+            if time.monotonic() >= gives_up_at:
+                return False
+
+    @staticmethod
+    def _take(rows: list[metrics.Told], read: _Read) -> None:
         for row in rows:
             read.after = row.seq
             try:
-                read.rungs.tell(row.job_id, float(row.epoch), float(row.value))
+                value = None if row.value is None else float(row.value)
+                read.rungs.tell(row.job_id, float(row.epoch), value)
             except ValueError:
                 continue  # a text, or a truth value
 
