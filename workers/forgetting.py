@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
 from workers.node import Node
+from workers.node_folder import last_change
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +56,7 @@ def forget_artifacts(root: Path, older_than_seconds: float, keep: Collection[str
     """
     limit, removed = time.time() - older_than_seconds, 0
     for folder in root.iterdir() if root.is_dir() else ():
-        if folder.name not in keep and folder.is_dir() and _last_change(folder) < limit:
+        if folder.name not in keep and folder.is_dir() and last_change(folder) < limit:
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
-
-
-def _last_change(folder: Path) -> float:
-    """The newest time of modification of all files and folders below, and of itself."""
-    newest = folder.stat().st_mtime
-    for parent, _, names in os.walk(folder):
-        for name in (".", *names):
-            with suppress(FileNotFoundError):
-                newest = max(newest, os.lstat(os.path.join(parent, name)).st_mtime)
-    return newest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import socket
@@ -51,12 +52,12 @@ class NodeFolder:
         return self.attempt_path(token) / ".cyxwiz"
 
     def forget_attempts(self, older_than_seconds: float, keep: Collection[int] = ()) -> int:
-        """Remove folders of attempts that have not changed for so long, except of those in `keep`; returns how many."""
+        """Remove folders of attempts below which nothing changed for so long, except of those in `keep`; how many."""
         limit, removed = time.time() - older_than_seconds, 0
         kept = {str(token) for token in keep}
         for folder in (self.path / "attempts").iterdir():
             with suppress(FileNotFoundError):
-                if folder.name not in kept and folder.stat().st_mtime < limit:
+                if folder.name not in kept and last_change(folder) < limit:
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
         return removed
@@ -75,3 +76,13 @@ class NodeFolder:
         temporary.write_text(made)
         temporary.replace(file)
         return made
+
+
+def last_change(folder: Path) -> float:
+    """The newest time of modification of all files and folders below, and of itself."""
+    newest = folder.stat().st_mtime
+    for parent, _, names in os.walk(folder):
+        for name in (".", *names):
+            with suppress(FileNotFoundError):
+                newest = max(newest, os.lstat(os.path.join(parent, name)).st_mtime)
+    return newest

@@ -10,6 +10,7 @@ from typing import Any, cast
 from tests.integration.waiting import until
 from workers.forgetting import Forgetting, forget_artifacts
 from workers.heartbeat import Heartbeat
+from workers.node_folder import NodeFolder
 
 
 class SlowFolder:
@@ -69,3 +70,17 @@ def test_artifacts_in_which_nothing_changes_are_forgotten(tmp_path):
     assert forget_artifacts(tmp_path, 100, keep={"runs"}) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "writes"]
     assert forget_artifacts(tmp_path / "nowhere", 1) == 0
+
+
+def test_an_attempt_of_days_keeps_its_folder_for_a_day_after_its_last_line(tmp_path):
+    folder = NodeFolder(tmp_path, "n")
+    log = folder.own_path(5) / "log"
+    log.parent.mkdir(parents=True)
+    log.write_text("step 1\n")
+    for path in (log.parent, folder.attempt_path(5)):
+        os.utime(path, (0, 0))  # nothing was made or removed in them since the attempt began
+    assert folder.forget_attempts(older_than_seconds=60) == 0
+    assert log.exists()
+    os.utime(log, (0, 0))
+    assert folder.forget_attempts(older_than_seconds=60) == 1
+    folder.close()
