@@ -83,6 +83,6 @@ def last_change(folder: Path) -> float:
     newest = folder.stat().st_mtime
     for parent, _, names in os.walk(folder):
         for name in (".", *names):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is gone, or a job has closed its folder to us
                 newest = max(newest, os.lstat(os.path.join(parent, name)).st_mtime)
     return newest

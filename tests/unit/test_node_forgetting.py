@@ -72,6 +72,26 @@ def test_artifacts_in_which_nothing_changes_are_forgotten(tmp_path):
     assert forget_artifacts(tmp_path / "nowhere", 1) == 0
 
 
+def test_a_folder_that_a_job_closed_to_its_node_does_not_keep_the_others(tmp_path, monkeypatch):
+    """As one that has set its umask to 0o177."""
+    node_folder = NodeFolder(tmp_path, "n")
+    for token in (1, 2):
+        node_folder.attempt_path(token).mkdir()
+        (node_folder.attempt_path(token) / "made").touch()
+        os.utime(node_folder.attempt_path(token) / "made", (0, 0))
+        os.utime(node_folder.attempt_path(token), (0, 0))
+    lstat = os.lstat
+
+    def refused(path: str, **options: Any) -> os.stat_result:
+        if str(path).endswith("1/made"):
+            raise PermissionError(path)
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", refused)
+    assert node_folder.forget_attempts(older_than_seconds=60) == 2
+    node_folder.close()
+
+
 def test_an_attempt_of_days_keeps_its_folder_for_a_day_after_its_last_line(tmp_path):
     folder = NodeFolder(tmp_path, "n")
     log = folder.own_path(5) / "log"
