@@ -38,8 +38,8 @@ _NO_GPU_WORDS = re.compile(
     re.I,
 )
 
-#: Of the node's disks: broken, full, or read-only since it broke. Another node may do better.
-_DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EROFS})
+#: Of the node's disks: broken, full, over a quota, or read-only since it broke. Another node may do better.
+_DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _DISK_CLASSES = frozenset({"cyxwiz_tasks.FolderUnusable"})
 #: how libraries that are written in Rust say the kernel's error, safetensors for one
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

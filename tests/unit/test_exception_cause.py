@@ -49,6 +49,8 @@ class ConnectTimeout(OSError):
         (OSError(errno.EIO, "Input/output error"), "hardware"),
         (OSError(errno.ENOSPC, "No space left on device"), "hardware"),
         (OSError(errno.EROFS, "Read-only file system"), "hardware"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "hardware"),
+        (SafetensorError("Error while serializing: I/O error: Disk quota exceeded (os error 122)"), "hardware"),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "hardware"),
         (SafetensorError("Error while deserializing: No such file or directory (os error 2)"), "error"),
         (torch.distributed.DistNetworkError("Failed to recv, got 0 bytes"), "network"),
