@@ -6,6 +6,7 @@ The same sets stand in CHECK constraints in `db/models.py` and as a diagram in `
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 
 class JobState(StrEnum):
@@ -71,6 +72,10 @@ class Cause(StrEnum):
     DEADLINE = "deadline"
     #: a job that it was to run after ended in another way than it asked for
     DEPENDENCY = "dependency"
+
+
+#: Which memory ran out, of an attempt that ended by OUT_OF_MEMORY: the field of Resources that asks for more of it.
+Memory = Literal["ram", "gpu_memory"]
 
 
 class Priority(StrEnum):

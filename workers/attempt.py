@@ -11,6 +11,7 @@ from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.headers import Assignment, JobHeader
 from cyxwiz_tasks.resources import NOMINAL_SHARE
 from cyxwiz_tasks.runtime.pipe import Frame
+from cyxwiz_tasks.states import Memory
 from workers.attempt_artifacts import AttemptArtifacts
 from workers.attempt_reports import AttemptReports
 from workers.attempts import StopRequest
@@ -71,13 +72,13 @@ class Attempt:
         """Whether nothing has ended it or begun to."""
         return self.last_frame is None and self.exit_code is None and self.stopped is None and self.ended_for is None
 
-    @property
-    def had_memory_bytes(self) -> int:
-        """Of its smallest GPU, or of the host where it had none; of GPUs that it shares, what it asked for."""
+    def had_memory_bytes(self, memory: Memory) -> int:
+        """Of the host, or of its smallest GPU; of GPUs that it shares, what it asked for."""
+        if memory == "ram":
+            return self.node.capability.ram_bytes
         if self.assignment.gpu_share_bytes is not None:
             return round(self.assignment.gpu_share_bytes / NOMINAL_SHARE)
-        gpus = self.node.gpus_of(self.assignment)
-        return min((gpu.memory_bytes for gpu in gpus), default=self.node.capability.ram_bytes)
+        return min(gpu.memory_bytes for gpu in self.node.gpus_of(self.assignment))
 
     @property
     def seconds(self) -> float:

@@ -184,7 +184,8 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         seconds=attempt.seconds,
         retry=following.text if following is not None else None,
         retry_in_seconds=following.in_seconds if following is not None else None,
-        had_memory_bytes=attempt.had_memory_bytes if outcome.cause == Cause.OUT_OF_MEMORY else None,
+        memory=outcome.memory,
+        had_memory_bytes=attempt.had_memory_bytes(outcome.memory) if outcome.memory is not None else None,
         by_node=outcome.kind == "preempted" and (asked is None or asked.by_node),
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cyxwiz_tasks.errors import JobFailed
 from cyxwiz_tasks.runtime.pipe import relayed_value
-from cyxwiz_tasks.states import Cause
+from cyxwiz_tasks.states import Cause, Memory
 from workers.attempt import Attempt
 from workers.failure import stand_in
 from workers.limits import Reason
@@ -33,6 +33,8 @@ class Outcome:
     #: the classes that it is an instance of, itself first
     exception_bases: tuple[str, ...] = ()
     traceback: str | None = None
+    #: of `out_of_memory`: which one
+    memory: Memory | None = None
 
 
 def outcome_of(attempt: Attempt) -> Outcome:
@@ -55,6 +57,8 @@ def completed(attempt: Attempt) -> Outcome:
 def raised(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
     cause, said = Cause(frame["cause"]), f"{frame['type']}: {frame['text']}"[:2000]
+    if frame["kill"] and attempt.ran_out_of_memory:
+        return out_of_memory(attempt)
     match cause:
         case Cause.OUT_OF_MEMORY:
             return out_of_memory(attempt)
@@ -66,15 +70,19 @@ def raised(attempt: Attempt) -> Outcome:
 
 
 def out_of_memory(attempt: Attempt) -> Outcome:
-    advice = "ask for more ({} in its resources) or use a smaller batch"
-    if attempt.last_frame is not None and attempt.last_frame["kind"] == "raised":
-        of_gpu = attempt.device.startswith("cuda") and "builtins.MemoryError" not in attempt.last_frame["bases"]
-        where, field = ("GPU memory", "gpu_memory") if of_gpu else ("memory", "ram")
-        said = f"the job ran out of {where} ({attempt.last_frame['text'][:1000]}): {advice.format(field)}"
-        return _raised(attempt, Cause.OUT_OF_MEMORY, said)
-    # The kernel knows the host's memory alone, whatever GPUs the job had.
-    killed = f"the kernel killed the job for its memory on node {attempt.node.name}"
-    return _failed(attempt, Cause.OUT_OF_MEMORY, f"{killed}: {advice.format('ram')}")
+    """By its own word, or killed by the kernel, which knows the host's memory alone: the job, or a process of it."""
+    frame = attempt.last_frame
+    memory: Memory = "ram"
+    if frame is not None and frame["memory"] == "gpu_memory" and attempt.device.startswith("cuda"):
+        memory = "gpu_memory"
+    advice = f"ask for more ({memory} in its resources) or use a smaller batch"
+    if frame is None:
+        said = f"the kernel killed the job for its memory on node {attempt.node.name}: {advice}"
+        return replace(_failed(attempt, Cause.OUT_OF_MEMORY, said), memory=memory)
+    who = "the job ran" if frame["memory"] is not None else f"a process of the job on node {attempt.node.name} ran"
+    where = "GPU memory" if memory == "gpu_memory" else "memory"
+    said = f"{who} out of {where} ({frame['text'][:1000]}): {advice}"
+    return replace(_raised(attempt, Cause.OUT_OF_MEMORY, said), memory=memory)
 
 
 def ended_without_word(attempt: Attempt) -> Outcome:

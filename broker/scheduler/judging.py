@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from typing import NamedTuple
 
@@ -77,13 +76,11 @@ def reported(turn: Turn, report: Ended, live: Live) -> End:
 
 def _memory(report: Ended, live: Live, node: Node | None) -> tuple[str, int | None]:
     """Which memory ran out, and how much of it the attempt had; a node that does not say is taken at its totals."""
-    # The kernel kills for the host's memory alone, and Python raises MemoryError for no other.
-    of_host = report.exit_code == -signal.SIGKILL or "builtins.MemoryError" in report.exception_bases
-    if live.gpus and not of_host:
-        sizes = [] if node is None else node.gpu_memory_at(live.gpus)
-        return "gpu_memory", report.had_memory_bytes or min(sizes, default=None)
-    had_bytes = None if live.gpus else report.had_memory_bytes
-    return "ram", had_bytes or (node.capability.ram_bytes if node is not None else None)
+    memory = report.memory or ("gpu_memory" if live.gpus else "ram")
+    if report.had_memory_bytes or node is None:
+        return memory, report.had_memory_bytes
+    sizes = node.gpu_memory_at(live.gpus) if memory == "gpu_memory" else [node.capability.ram_bytes]
+    return memory, min(sizes, default=None)
 
 
 def _node(turn: Turn, node_id: str) -> Node | None:

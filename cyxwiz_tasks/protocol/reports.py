@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.protocol.message import Message
-from cyxwiz_tasks.states import Cause
+from cyxwiz_tasks.states import Cause, Memory
 
 
 class Register(Message):
@@ -84,7 +84,9 @@ class Ended(AttemptReport):
     retry: str | None = None
     #: how long after this end it is due: no clock is compared with another for that; None: its `eta` counts
     retry_in_seconds: float | None = None
-    #: out of memory: how much the attempt had, of its smallest GPU, or of the host where it had none
+    #: out of memory: which one
+    memory: Memory | None = None
+    #: and how much of it the attempt had: the host's, or that of its smallest GPU
     had_memory_bytes: int | None = None
     #: preempted: nobody had told the node to end it, which stops, or was cut off
     by_node: bool = False

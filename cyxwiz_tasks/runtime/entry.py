@@ -19,7 +19,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from cyxwiz_tasks.celery_app import app
 from cyxwiz_tasks.job_task import JobTask
 from cyxwiz_tasks.runtime.context import JobContext
-from cyxwiz_tasks.runtime.exception_cause import cause_of
+from cyxwiz_tasks.runtime.exception_cause import cause_of, memory_of, tells_of_a_kill
 from cyxwiz_tasks.runtime.gang_environment import gang_environment
 from cyxwiz_tasks.runtime.gpu_share import keep_to_share
 from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Frame, Pipe, decode_value, encode_value
@@ -169,11 +169,13 @@ def _raised(error: BaseException, *, has_gpu: bool = False) -> Frame:
             cause = None if error.exc is None else _exception(error.exc)
             return {"kind": "retry", "message": encode_value(dict(error.sig)), "cause": cause}
         text = "".join(traceback.format_exception(_without_our_frames(error)))
-        return {"kind": "raised", "traceback": text, "cause": cause_of(error, has_gpu=has_gpu)} | _exception(error)
+        judged = {"cause": cause_of(error, has_gpu=has_gpu), "memory": memory_of(error), "kill": tells_of_a_kill(error)}
+        return {"kind": "raised", "traceback": text} | judged | _exception(error)
     except Exception:
         # An exception that cannot even be shown still ends the job as what it is.
         kind = type(error)
-        return {"kind": "raised", "traceback": "", "cause": "error", "type": kind.__qualname__} | {
+        return {"kind": "raised", "traceback": "", "cause": "error", "memory": None, "kill": False} | {
+            "type": kind.__qualname__,
             "module": kind.__module__,
             "bases": [],
             "args": encode_value([]),

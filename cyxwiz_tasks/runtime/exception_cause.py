@@ -11,17 +11,25 @@ import socket
 import urllib.error
 from collections.abc import Iterator
 
-from cyxwiz_tasks.states import Cause
+from cyxwiz_tasks.runtime.relayed_exception import relayed
+from cyxwiz_tasks.states import Cause, Memory
 
 #: as many links of a chain of exceptions as a person would read
 _LONGEST_CHAIN = 10
 
-_MEMORY_CLASSES = frozenset({"torch.OutOfMemoryError"})
-# On the CPU torch raises a plain RuntimeError, "DefaultCPUAllocator: can't allocate memory"; so do CUDA's libraries.
-# Each in its own words: cuBLAS and cuSOLVER *_STATUS_ALLOC_FAILED, cuFFT CUFFT_ALLOC_FAILED, and cuDNN since 9
-# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED.
-_MEMORY_WORDS = re.compile(
-    r"can't allocate memory|CUDA out of memory|\bCU[A-Z]+_(\w+_)?ALLOC(ATION)?_FAILED|cuda.*out of memory", re.I
+#: cupy's is a MemoryError
+_GPU_MEMORY_CLASSES = frozenset({"torch.OutOfMemoryError", "cupy.OutOfMemoryError"})
+# CUDA's libraries raise a plain RuntimeError, each in its own words: cuBLAS and cuSOLVER *_STATUS_ALLOC_FAILED, cuFFT
+# CUFFT_ALLOC_FAILED, and cuDNN since 9 CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED.
+_GPU_MEMORY_WORDS = re.compile(r"CUDA out of memory|\bCU[A-Z]+_(\w+_)?ALLOC(ATION)?_FAILED|cuda.*out of memory", re.I)
+#: torch's, on the CPU: "DefaultCPUAllocator: can't allocate memory", "unable to mmap ...: Cannot allocate memory (12)"
+_MEMORY_WORDS = re.compile(r"can(no|')t allocate memory", re.I)
+
+#: How it is told that SIGKILL ended a process of the job's own: by torch's DataLoader, torch.multiprocessing,
+#: subprocess, torchrun, joblib; and in `concurrent.futures` that some end did.
+_KILLED_WORDS = re.compile(
+    r"DataLoader worker .* (is killed by signal: Killed|exited unexpectedly)|terminated with signal SIGKILL"
+    r"|died with <Signals\.SIGKILL|Signal 9 \(SIGKILL\)|SIGKILL\(-9\)|process pool was terminated abruptly"
 )
 
 #: Of CUDA's errors those that no program can cause: cudaErrorECCUncorrectable, NVLink, a GPU that left the bus.
@@ -67,7 +75,7 @@ def cause_of(error: BaseException, *, has_gpu: bool = False) -> Cause:
     """
     chain = list(_chain(error))
     for asks, cause in (
-        (_is_memory, Cause.OUT_OF_MEMORY),
+        (_memory, Cause.OUT_OF_MEMORY),
         (_is_hardware, Cause.HARDWARE),
         (_is_network, Cause.NETWORK),
     ):
@@ -76,20 +84,32 @@ def cause_of(error: BaseException, *, has_gpu: bool = False) -> Cause:
     return Cause.HARDWARE if has_gpu and any(_misses_gpu(one) for one in chain) else Cause.ERROR
 
 
+def memory_of(error: BaseException) -> Memory | None:
+    """Of an exception whose cause is `out_of_memory`: which one."""
+    return next(filter(None, map(_memory, _chain(error))), None)
+
+
+def tells_of_a_kill(error: BaseException) -> bool:
+    """Whether it says that a process of the job's own was killed; whether for its memory, only the node can know."""
+    return any(_KILLED_WORDS.search(str(one)) for one in _chain(error))
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that it was raised from."""
+    """The exception and those that it was raised from, in other processes of the job too."""
     one: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
         if one is None:
             return
         yield one
-        one = one.__cause__
+        one = one.__cause__ if one.__cause__ is not None else relayed(one)
 
 
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or _MEMORY_CLASSES & _names(error):
-        return True
-    return isinstance(error, RuntimeError) and bool(_MEMORY_WORDS.search(str(error)))
+def _memory(error: BaseException) -> Memory | None:
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    if _GPU_MEMORY_CLASSES & _names(error) or _GPU_MEMORY_WORDS.search(words):
+        return "gpu_memory"
+    is_host = isinstance(error, MemoryError) or _errno(error) == errno.ENOMEM or _MEMORY_WORDS.search(words)
+    return "ram" if is_host else None
 
 
 def _is_hardware(error: BaseException) -> bool:
