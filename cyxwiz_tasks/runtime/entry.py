@@ -53,11 +53,22 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
         job = pipe.receive()
     except (EOFError, OSError):
         os._exit(0)  # the agent is gone, or has no use for this process
-    pipe.send(_run(pipe, job, contexts))
+    pid = os.getpid()
+    said = _run(pipe, job, contexts)
+    if os.getpid() == pid:
+        pipe.send(said)
     # Whatever the job registered there (a tracker that uploads its last rows) may still write to the log.
     atexit._run_exitfuncs()
     _flush()
-    os._exit(0)
+    os._exit(0 if os.getpid() == pid else _end_of_fork(said))
+
+
+def _end_of_fork(said: Frame) -> int:
+    """The exit code of a fork of the job's that ran on to the end of the function. It does not speak for the job."""
+    if said["kind"] == "raised":
+        os.write(2, said["traceback"].encode("utf-8", "replace"))
+        return 1
+    return said["code"] & 0xFF if said["kind"] == "exited" else 0
 
 
 def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, float | None]]) -> Frame:

@@ -1,0 +1,80 @@
+"""What becomes of a job whose function does odd things to its process: a real one, without any broker."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cyxwiz_tasks.runtime.pipe import encode_value
+from cyxwiz_tasks.runtime.rehearsal import _frame
+from workers.job_environment import job_environment
+from workers.warm_process import ForkServer, WarmProcess
+
+JOB_CODE = Path(__file__).with_name("job_code")
+_PATIENCE_SECONDS = 30.0
+
+
+class Ran(NamedTuple):
+    said: list[dict[str, Any]]
+    log: str
+    exit_code: int
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    environment = job_environment(os.environ, 1)
+    server = ForkServer(environment, mark="odd", code_paths=[str(JOB_CODE)])
+    yield server
+    server.stop()
+
+
+def begun(server: ForkServer, folder: Path, name: str, *args: Any) -> WarmProcess:
+    process = server.fork()
+    give(process, folder, name, *args)
+    return process
+
+
+def give(process: WarmProcess, folder: Path, name: str, *args: Any) -> None:
+    task, entry = f"odd_jobs.{name}", f"odd_jobs:{name}"
+    frame = _frame(str(folder)) | {"task": task, "entry": entry, "paths": [str(JOB_CODE)], "result_limit_bytes": 8000}
+    process.pipe.send(frame | {"body": encode_value([args, {}, {}])})
+
+
+def ended(process: WarmProcess) -> Ran:
+    assert select.select([process.status_fd], [], [], _PATIENCE_SECONDS)[0], "its process does not end"
+    exit_code, said, log = process.read_exit_code(), [], b""
+    assert process.end_tree() == []
+    with suppress(EOFError):
+        while process.pipe.wait(0):
+            said += process.pipe.receive_all()
+    while data := os.read(process.log_fd, 65536):
+        log += data
+    process.close()
+    return Ran(said, log.decode(), exit_code)
+
+
+def run(server: ForkServer, folder: Path, name: str, *args: Any) -> Ran:
+    return ended(begun(server, folder, name, *args))
+
+
+def result(ran: Ran) -> Any:
+    assert [frame["kind"] for frame in ran.said] == ["returned"], ran
+    return ran.said[0]["value"].strip('"')
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code", "log"),
+    [("forks_and_returns_twice", 0, ""), ("forks_and_raises_in_the_fork", 1, "ValueError: in the fork\n")],
+)
+def test_a_fork_that_runs_on_to_the_end_of_the_function_does_not_speak_for_the_job(
+    server, tmp_path, name, exit_code, log
+):
+    ran = run(server, tmp_path, name)
+    assert result(ran) == f"the fork exited with {exit_code}"
+    assert ran.log.endswith(log)
