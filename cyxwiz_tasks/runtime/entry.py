@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -22,6 +22,7 @@ from cyxwiz_tasks.runtime.context import JobContext
 from cyxwiz_tasks.runtime.exception_cause import cause_of, memory_of, tells_of_a_kill
 from cyxwiz_tasks.runtime.gang_environment import gang_environment
 from cyxwiz_tasks.runtime.gpu_share import keep_to_share
+from cyxwiz_tasks.runtime.output import flush, flush_c, take_output
 from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Frame, Pipe, decode_value, encode_value
 from cyxwiz_tasks.runtime.prctl import become_subreaper, die_with_parent
 from cyxwiz_tasks.runtime.rehearsal import rehearse
@@ -39,7 +40,7 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
     os.setsid()
     become_subreaper()
     die_with_parent(parent_pid)
-    _take_output(log_fd)
+    take_output(log_fd)
     # For a job that hangs: the signal handler needs neither the interpreter's lock nor a turn of its loop.
     faulthandler.register(STACK_DUMP_SIGNAL, file=2, all_threads=True)
     _reseed()
@@ -59,7 +60,8 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
         pipe.send(said)
     # Whatever the job registered there (a tracker that uploads its last rows) may still write to the log.
     atexit._run_exitfuncs()
-    _flush()
+    flush()
+    flush_c()
     os._exit(0 if os.getpid() == pid else _end_of_fork(said))
 
 
@@ -89,7 +91,7 @@ def _run(pipe: Pipe, job: Frame, contexts: queue.SimpleQueue[tuple[JobContext, f
     except BaseException as error:
         return _raised(error, has_gpu=has_gpu(job))
     finally:
-        _flush()
+        flush()
     return _returned(returned, job["result_limit_bytes"])
 
 
@@ -212,31 +214,8 @@ def _without_our_frames(error: BaseException) -> BaseException:
     return error.with_traceback(frames) if frames is not None else error
 
 
-def _take_output(log_fd: int) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (log_fd, 1), (log_fd, 2)):
-        os.dup2(source, target)
-    for fd in (null, log_fd):
-        os.close(fd)
-    # By lines: a pipe would be buffered by blocks, and nobody would see what a running job prints.
-    sys.stdout = _writer(1)
-    sys.stderr = _writer(2)
-
-
-def _writer(fd: int) -> TextIO:
-    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-
-
 def _reseed() -> None:
     """Every fork would draw the same numbers from numpy; `random` does it by itself, torch starts from a constant."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue

@@ -30,6 +30,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NoReturn
 
+from cyxwiz_tasks.runtime.output import flush, flush_c
 from cyxwiz_tasks.runtime.prctl import become_subreaper
 
 NUMBER = struct.Struct("q")
@@ -212,6 +213,9 @@ def main() -> None:
     paths = [path for path in sys.argv[2].split(os.pathsep) if path]
     _look_through(paths)
     _import_ahead(paths, sys.argv[3:])
+    # What was printed meanwhile is not a job's.
+    flush()
+    flush_c()
     # torch leaves hundreds of finalizers for the interpreter's end: 35 ms of every job's, for nothing.
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False

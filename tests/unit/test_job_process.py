@@ -28,8 +28,9 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    environment = job_environment(os.environ, 1)
-    server = ForkServer(environment, mark="odd", code_paths=[str(JOB_CODE)])
+    # With it neither Python's streams nor C's hold anything back.
+    environment = job_environment({**os.environ, "PYTHONUNBUFFERED": ""}, 1)
+    server = ForkServer(environment, mark="odd", code_paths=[str(JOB_CODE)], preload=["prints_ahead"])
     yield server
     server.stop()
 
@@ -78,3 +79,17 @@ def test_a_fork_that_runs_on_to_the_end_of_the_function_does_not_speak_for_the_j
     ran = run(server, tmp_path, name)
     assert result(ran) == f"the fork exited with {exit_code}"
     assert ran.log.endswith(log)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_result_survives_an_output_that_cannot_be_flushed(server, tmp_path, closed):
+    assert result(run(server, tmp_path, "writes_elsewhere", closed)) == "done"
+
+
+def test_what_is_printed_on_a_restored_output_is_in_the_log_at_once(server, tmp_path):
+    ran = run(server, tmp_path, "restores_its_output_and_is_killed")
+    assert (ran.log, ran.exit_code) == ("the last line\n", -9)
+
+
+def test_what_c_code_printed_is_in_the_log(server, tmp_path):
+    assert run(server, tmp_path, "prints_from_c").log == "from C\n"

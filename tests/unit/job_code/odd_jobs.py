@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+from typing import Any, cast
 
 from cyxwiz_tasks import job
 
@@ -21,3 +25,26 @@ def forks_and_raises_in_the_fork() -> str:
     if not pid:
         raise ValueError("in the fork")
     return f"the fork exited with {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
+
+
+class WithoutFlush:
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@job
+def writes_elsewhere(closed: bool) -> str:
+    sys.stdout = cast(Any, None if closed else WithoutFlush())
+    return "done"
+
+
+@job
+def restores_its_output_and_is_killed() -> None:
+    sys.stdout = sys.__stdout__
+    print("the last line")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job
+def prints_from_c() -> None:
+    ctypes.CDLL(None).printf(b"from C\n")
