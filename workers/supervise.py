@@ -18,7 +18,7 @@ from workers.hung import Pace
 from workers.limits import Limits
 
 _LAST_FRAMES = frozenset({"returned", "raised", "exited", "retry", "not_json", "too_large", "cut_off"})
-#: For exit handlers of the job, once it has said its result.
+#: For threads that the job left at work, and its exit handlers, once it has said its result.
 _EXIT_SECONDS = 5.0
 #: For a job that hangs, to write down where.
 _DUMP_SECONDS = 1.0

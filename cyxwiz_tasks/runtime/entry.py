@@ -58,11 +58,19 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
     said = _run(pipe, job, contexts)
     if os.getpid() == pid:
         pipe.send(said)
-    # Whatever the job registered there (a tracker that uploads its last rows) may still write to the log.
+    _end_as_python_does()
+    os._exit(0 if os.getpid() == pid else _end_of_fork(said))
+
+
+def _end_as_python_does() -> None:
+    """Let threads of the job's end their work (a checkpoint that is written in the background), then exit handlers.
+
+    Whatever is registered there (a tracker that uploads its last rows) may still write to the log.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     flush()
     flush_c()
-    os._exit(0 if os.getpid() == pid else _end_of_fork(said))
 
 
 def _end_of_fork(said: Frame) -> int:

@@ -93,3 +93,11 @@ def test_what_is_printed_on_a_restored_output_is_in_the_log_at_once(server, tmp_
 
 def test_what_c_code_printed_is_in_the_log(server, tmp_path):
     assert run(server, tmp_path, "prints_from_c").log == "from C\n"
+
+
+def test_threads_end_their_work_after_the_function_has_returned(server, tmp_path):
+    process = begun(server, tmp_path, "leaves_a_thread", str(tmp_path))
+    assert process.pipe.receive()["kind"] == "returned"
+    (tmp_path / "go").touch()
+    assert ended(process).exit_code == 0
+    assert (tmp_path / "written").exists()

@@ -6,6 +6,9 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 from cyxwiz_tasks import job
@@ -48,3 +51,14 @@ def restores_its_output_and_is_killed() -> None:
 @job
 def prints_from_c() -> None:
     ctypes.CDLL(None).printf(b"from C\n")
+
+
+@job
+def leaves_a_thread(folder: str) -> str:
+    def writes_later() -> None:
+        while not Path(folder, "go").exists():
+            time.sleep(0.01)
+        Path(folder, "written").touch()
+
+    ThreadPoolExecutor().submit(writes_later)
+    return "returned"
