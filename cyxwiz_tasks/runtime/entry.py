@@ -41,6 +41,7 @@ def main(pipe_fd: int, log_fd: int, parent_pid: int) -> NoReturn:
     become_subreaper()
     die_with_parent(parent_pid)
     take_output(log_fd)
+    sys.argv[1:] = []  # those of the fork server, which no parser of the job's would know
     # For a job that hangs: the signal handler needs neither the interpreter's lock nor a turn of its loop.
     faulthandler.register(STACK_DUMP_SIGNAL, file=2, all_threads=True)
     _reseed()

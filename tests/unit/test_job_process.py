@@ -101,3 +101,7 @@ def test_threads_end_their_work_after_the_function_has_returned(server, tmp_path
     (tmp_path / "go").touch()
     assert ended(process).exit_code == 0
     assert (tmp_path / "written").exists()
+
+
+def test_a_job_has_no_arguments_of_ours(server, tmp_path):
+    assert result(run(server, tmp_path, "reads_its_arguments")) == "[]"

@@ -62,3 +62,8 @@ def leaves_a_thread(folder: str) -> str:
 
     ThreadPoolExecutor().submit(writes_later)
     return "returned"
+
+
+@job
+def reads_its_arguments() -> list[str]:
+    return sys.argv[1:]
