@@ -31,6 +31,10 @@ from cyxwiz_tasks.states import Cause
 
 _VALUE: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
+#: Of an exception's text, arguments and traceback, each. A UnicodeDecodeError holds all that it could not decode, which
+#: may be a whole file, and Celery would keep that in Redis.
+_LONGEST_CHARACTERS = 15_000
+
 #: Finalising an application took 13 ms of a job's start: here it happens once, before the first fork.
 app.finalize()
 
@@ -190,7 +194,7 @@ def _raised(error: BaseException, *, has_gpu: bool = False) -> Frame:
         if isinstance(error, Retry):
             cause = None if error.exc is None else _exception(error.exc)
             return {"kind": "retry", "message": encode_value(dict(error.sig)), "cause": cause}
-        text = "".join(traceback.format_exception(_without_our_frames(error)))
+        text = _cut("".join(traceback.format_exception(_without_our_frames(error))))
         judged = {"cause": cause_of(error, has_gpu=has_gpu), "memory": memory_of(error), "kill": tells_of_a_kill(error)}
         return {"kind": "raised", "traceback": text} | judged | _exception(error)
     except Exception:
@@ -206,13 +210,23 @@ def _raised(error: BaseException, *, has_gpu: bool = False) -> Frame:
 
 
 def _exception(error: BaseException) -> Frame:
-    kind, text = type(error), str(error)
+    kind, text = type(error), _cut(str(error))
     try:
         args = encode_value(list(error.args))
     except (TypeError, ValueError, RecursionError):
+        args = ""
+    if not 0 < len(args) <= _LONGEST_CHARACTERS:
         args = encode_value([text])
     bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__ if base is not object]
     return {"type": kind.__qualname__, "module": kind.__module__, "bases": bases, "args": args, "text": text}
+
+
+def _cut(text: str) -> str:
+    rest = len(text) - _LONGEST_CHARACTERS
+    if rest <= 0:
+        return text
+    half = _LONGEST_CHARACTERS // 2
+    return f"{text[:half]}\n[... {rest} characters are cut here ...]\n{text[-half:]}"
 
 
 def _without_our_frames(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from cyxwiz_tasks.runtime.entry import _raised
+from cyxwiz_tasks.runtime.exception_cause import cause_of
 from cyxwiz_tasks.runtime.pipe import encode_value
 from cyxwiz_tasks.runtime.rehearsal import _frame
+from workers.failure import stand_in
 from workers.job_environment import job_environment
 from workers.warm_process import ForkServer, WarmProcess
 
@@ -101,6 +105,20 @@ def test_threads_end_their_work_after_the_function_has_returned(server, tmp_path
     (tmp_path / "go").touch()
     assert ended(process).exit_code == 0
     assert (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x" * 1_000_000), UnicodeDecodeError("utf-8", b"\xff" * 1_000_000, 0, 1, "invalid start byte")]
+)
+def test_an_exception_that_holds_much_is_told_in_short(error):
+    try:
+        raise error
+    except ValueError as raised:
+        frame = _raised(raised)
+    assert len(json.dumps(frame)) < 100_000
+    assert stand_in(frame).args == (frame["text"],)
+    assert frame["traceback"].startswith("Traceback (most recent call last):\n  File")
+    assert cause_of(error) == frame["cause"] == "error"
 
 
 def test_a_job_has_no_arguments_of_ours(server, tmp_path):
