@@ -96,7 +96,7 @@ class Handover:
         self._keep_near_its_gpus(process)
         self.given, self.given_at = True, time.monotonic()
         try:
-            process.pipe.send(self._frame())
+            process.give(self._frame())
         except OSError:
             return  # it has just died: supervise sees why
 

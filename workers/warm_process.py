@@ -17,7 +17,7 @@ from pathlib import Path
 import cyxwiz_tasks
 from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.runtime.forkserver import NUMBER
-from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Pipe
+from cyxwiz_tasks.runtime.pipe import STACK_DUMP_SIGNAL, Frame, Pipe
 from workers.attempt_cgroup import AttemptCgroup, CgroupUnavailable
 from workers.out_of_memory import oom_kill_count
 from workers.process_table import find_process
@@ -51,6 +51,14 @@ class WarmProcess:
         self._cgroup = _cgroup_of(f"{server.mark}-{pid}", pid)
         self._memory_kills = oom_kill_count(self._cgroup)
 
+    def give(self, job: Frame) -> None:
+        """Send it its job. Raises OSError once it is dead."""
+        try:
+            self.pipe.send(job)
+        finally:
+            # It may have waited for hours, while the kernel killed others. Only now: the job does not wait for that.
+            self._memory_kills = oom_kill_count(self._cgroup)
+
     def has_ended(self) -> bool:
         """Whether the process is gone already."""
         poll = select.poll()
@@ -66,7 +74,7 @@ class WarmProcess:
         return self._exit_code
 
     def kernel_ran_out_of_memory(self) -> bool:
-        """Whether the kernel has killed for memory since this process began."""
+        """Whether the kernel has killed for memory since this process got its job."""
         return oom_kill_count(self._cgroup) > self._memory_kills
 
     def ask_tree_to_end(self) -> None:

@@ -16,6 +16,7 @@ from cyxwiz_tasks.runtime.entry import _raised
 from cyxwiz_tasks.runtime.exception_cause import cause_of
 from cyxwiz_tasks.runtime.pipe import encode_value
 from cyxwiz_tasks.runtime.rehearsal import _frame
+from workers import warm_process
 from workers.failure import stand_in
 from workers.job_environment import job_environment
 from workers.warm_process import ForkServer, WarmProcess
@@ -48,7 +49,7 @@ def begun(server: ForkServer, folder: Path, name: str, *args: Any) -> WarmProces
 def give(process: WarmProcess, folder: Path, name: str, *args: Any) -> None:
     task, entry = f"odd_jobs.{name}", f"odd_jobs:{name}"
     frame = _frame(str(folder)) | {"task": task, "entry": entry, "paths": [str(JOB_CODE)], "result_limit_bytes": 8000}
-    process.pipe.send(frame | {"body": encode_value([args, {}, {}])})
+    process.give(frame | {"body": encode_value([args, {}, {}])})
 
 
 def ended(process: WarmProcess) -> Ran:
@@ -105,6 +106,18 @@ def test_threads_end_their_work_after_the_function_has_returned(server, tmp_path
     (tmp_path / "go").touch()
     assert ended(process).exit_code == 0
     assert (tmp_path / "written").exists()
+
+
+def test_kills_for_memory_while_a_process_waited_for_its_job_say_nothing_of_the_job(server, tmp_path, monkeypatch):
+    kills = [1]
+    monkeypatch.setattr(warm_process, "oom_kill_count", lambda cgroup: kills[-1])
+    process = server.fork()
+    kills.append(2)
+    give(process, tmp_path, "reads_its_arguments")
+    assert not process.kernel_ran_out_of_memory()
+    kills.append(3)
+    assert process.kernel_ran_out_of_memory()
+    ended(process)
 
 
 @pytest.mark.parametrize(
