@@ -78,16 +78,24 @@ def fire(turn: Turn) -> int:
     """Send the jobs of schedules that are due; how many there were. Of moments that were missed, one counts."""
     fired = 0
     for due in schedules.due(turn.tx):
-        job_id = None
+        job_id, what = None, "skipped"
         if due.catch_up or due.now - due.next_at <= LATE:
-            job_id = firing_id(due.id, due.next_at)
-            raw = due.envelope.replace(due.id, job_id).encode("utf-8", "surrogatepass")
-            turn.submissions += accepting.accept(turn, Batch(INBOX, [raw], [accepting.prepare(raw)]))
-            fired += 1
+            job_id = _send(turn, due)
+            what = job_id or "refused"
+            fired += job_id is not None
         schedules.move_on(turn.tx, due.name, _next(due), job_id)
-        log.info(line("schedule_due", name=due.name, moment=due.next_at.isoformat(), job=job_id or "skipped"))
+        log.info(line("schedule_due", name=due.name, moment=due.next_at.isoformat(), job=what))
     turn.memory.expect_firing(schedules.next_in_seconds(turn.tx))
     return fired
+
+
+def _send(turn: Turn, due: Due) -> str | None:
+    """The id of the job of this moment; None: it was refused, as where its owner may have no more jobs."""
+    job_id = firing_id(due.id, due.next_at)
+    raw = due.envelope.replace(due.id, job_id).encode("utf-8", "surrogatepass")
+    accepted = accepting.accept(turn, Batch(INBOX, [raw], [accepting.prepare(raw)]))
+    turn.submissions += accepted
+    return job_id if accepted else None
 
 
 def _next(due: Due) -> datetime:

@@ -77,6 +77,19 @@ def test_a_moment_that_comes_again_has_its_job_already(plane):
         assert plane.client.schedules() == []
 
 
+def test_a_job_that_its_owners_limits_refuse_is_not_said_to_be_sent(plane):
+    with plane.scheduler():
+        plane.client.set_limits("ann", waiting=1)
+        plane.client.submit(plane.signature(), owner="ann")  # waits: there is no node
+        made = plane.client.schedule("nightly", plane.signature(), cron=LEAP_DAY, owner="ann")
+    due_seconds_ago(plane, 5)
+    with plane.scheduler():
+        until(lambda: plane.client.schedules()[0]["next_at"] >= made["next_at"])
+        [row] = plane.client.schedules()
+        assert (row["last_at"], row["last_job_id"]) == (None, None)
+        assert len(plane.client.jobs()) == 1
+
+
 def test_schedules_on_the_command_line_and_their_mistakes(plane, monkeypatch):
     monkeypatch.setenv("CYXWIZ_BROKER_URL", plane.broker_url)
     settings.cache_clear()
