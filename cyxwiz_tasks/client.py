@@ -162,6 +162,7 @@ class Client:
     def _send(self, submissions: list[Submission], reply_to: str | None, timeout: float | None) -> list[JobHandle]:
         with reached(self.broker_url):
             self._push(submissions)
+            self.requests.answered = True
             acks = self._acks(submissions, reply_to, timeout) if reply_to is not None else {}
         refused = {id: ack for id, ack in acks.items() if ack.job is None}
         handles = [

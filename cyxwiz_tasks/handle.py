@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import redis
 from celery import exceptions
 from celery.result import AsyncResult
 
 from cyxwiz_tasks import outcome
 from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
-from cyxwiz_tasks.errors import NotFound, SchedulerUnavailable
+from cyxwiz_tasks.errors import NotFound, SchedulerUnavailable, ServerUnavailable
 from cyxwiz_tasks.explanation import Explanation
 from cyxwiz_tasks.job_update import JobUpdate
+from cyxwiz_tasks.outages import outliving
 from cyxwiz_tasks.protocol.names import log_key, progress_key
 from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import TERMINAL_JOB_STATES
@@ -76,13 +78,12 @@ class JobHandle:
         Where Redis has lost them, those that the record keeps.
         """
         seen = False
-        with reached(self.client.broker_url):
-            for fields in entries(self.client.connection, progress_key(self.id), self._is_over):
-                seen = True
-                update = JobUpdate(Update.model_validate_json(fields[b"update"]))
-                yield update
-                if update.kind == "end":
-                    return
+        for fields in entries(self.client.requests, progress_key(self.id), self._is_over):
+            seen = True
+            update = JobUpdate(Update.model_validate_json(fields[b"update"]))
+            yield update
+            if update.kind == "end":
+                return
         yield from self._recorded_progress(metrics_too=not seen)
 
     def logs(self, follow: bool = False, rank: int = 0) -> Iterator[str]:
@@ -90,31 +91,34 @@ class JobHandle:
 
         Of a job on several nodes, those of the member with this rank. Kept for CYXWIZ_RESULT_TTL_SECONDS after the job.
         """
-        with reached(self.client.broker_url):
-            for fields in entries(self.client.connection, log_key(self.id, rank), self._is_over if follow else None):
-                if b"text" in fields:
-                    yield fields[b"text"].decode(errors="replace")
-                if b"end" in fields:
-                    return
+        for fields in entries(self.client.requests, log_key(self.id, rank), self._is_over if follow else None):
+            if b"text" in fields:
+                yield fields[b"text"].decode(errors="replace")
+            if b"end" in fields:
+                return
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end; return what the function returned, or a TrainingResult.
 
         Raises the job's own exception with its traceback as a note, JobFailed (see its `cause`) where the job's process
-        did not end by an exception of its own, JobCancelled, and TimeoutError after `timeout` seconds.
+        did not end by an exception of its own, JobCancelled, and TimeoutError after `timeout` seconds. A server that
+        goes away meanwhile is waited for: ServerUnavailable is a Redis that has never answered this client.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = BLOCK_SECONDS if deadline is None else min(BLOCK_SECONDS, max(deadline - time.monotonic(), 0.0))
-            with reached(self.client.broker_url):
-                ended = self._ended(left)
+            try:
+                ended = outliving(self.client.requests, lambda: self._ended(_left(deadline)), deadline)
+            except ServerUnavailable as error:
+                if deadline is None or not self.client.requests.answered:
+                    raise
+                raise TimeoutError(f"job {self.id} is not known to have ended after {timeout:g} s: {error}") from error
             if ended is not None:
                 return self._outcome(ended)
-            record = self._record_if_over(max(left, _ANSWER_SECONDS))
+            record = self._record_if_over(max(_left(deadline), _ANSWER_SECONDS))
             if record is not None:
                 return outcome.from_record(record)
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"job {self.id} is {self._known_state()} after {timeout:g} s")
+                raise TimeoutError(f"job {self.id} is {self._shown_state()} after {timeout:g} s")
 
     def cancel(self, reason: str = "") -> None:
         """End the job wherever it is; on one that has ended it changes nothing. Raises NotFound."""
@@ -134,6 +138,12 @@ class JobHandle:
             self._must_answer()
             return str(self.async_result.state)
 
+    def _shown_state(self) -> str:
+        try:
+            return self._known_state()
+        except ServerUnavailable as error:
+            return f"not known to have ended ({error})"
+
     def _must_answer(self) -> None:
         """Raises if Redis does not answer: Celery, whose nodes must not lose a result, would ask it for ever."""
         self.client.connection.ping()
@@ -141,6 +151,7 @@ class JobHandle:
     def _ended(self, seconds: float) -> AsyncResult | None:
         """Celery's result if the job ends within so many seconds; None if not, or if Celery will never know it."""
         self._must_answer()
+        self.client.requests.answered = True
         result = self.async_result
         if self._ignore_result or result.state == _UNKNOWN:
             if self._record_if_over(max(seconds, _ANSWER_SECONDS)) is None:
@@ -150,10 +161,28 @@ class JobHandle:
             result.get(timeout=seconds or 0.001, propagate=False)
         except exceptions.TimeoutError:
             return None
+        except RuntimeError as error:
+            # Celery's word for a Redis that was away for longer than it tries.
+            if not isinstance(error.__cause__, redis.RedisError):
+                raise
+            return None
         finally:
             # Celery would unsubscribe when the garbage collector finds the result: by then Redis may be gone.
             self.client.app.backend.remove_pending_result(result)
+        if result.state == "SUCCESS" and not self._form_is_known(max(seconds, _ANSWER_SECONDS)):
+            return None
         return result
+
+    def _form_is_known(self, seconds: float) -> bool:
+        """Whether it is known how to read the job's value: that of a training has a form of its own."""
+        if self.task is None:
+            try:
+                self.task = self.record(timeout=seconds).get("task")
+            except NotFound:
+                pass  # nor will it be known later: the record has forgotten the job
+            except (SchedulerUnavailable, ServerUnavailable):
+                return False
+        return True
 
     def _wait_on_stream(self, seconds: float) -> None:
         """Wait for the end of a job that Celery never knows, or for the first word on one that it does not know yet."""
@@ -168,7 +197,7 @@ class JobHandle:
 
     def _outcome(self, ended: AsyncResult) -> Any:
         if ended.state == "SUCCESS":
-            return outcome.value_of(self.task or self.record().get("task"), ended.result)
+            return outcome.value_of(self.task, ended.result)
         record = self._record_if_over()
         if ended.state == "REVOKED":
             raise outcome.cancelled(record)
@@ -181,8 +210,8 @@ class JobHandle:
         """The record of a job that has ended; None if it has not, or as long as nobody can tell."""
         try:
             record = self.record(timeout=timeout)
-        except (NotFound, SchedulerUnavailable):
-            # Not recorded yet; or the scheduler restarts, which is no reason to stop waiting for a job.
+        except (NotFound, SchedulerUnavailable, ServerUnavailable):
+            # Not recorded yet; or the scheduler or PostgreSQL restarts, which is no reason to stop waiting for a job.
             return None
         return record if record["state"] in TERMINAL_JOB_STATES else None
 
@@ -196,3 +225,8 @@ class JobHandle:
                 attempt, at = row.pop("attempt"), row.pop("at")
                 yield JobUpdate(Update(kind="progress", state="PROGRESS", attempt=attempt, at=at, values=row))
         yield JobUpdate(Update(kind="end", state=record["celery_state"], message=record.get("message")))
+
+
+def _left(deadline: float | None) -> float:
+    """Seconds that one look may take."""
+    return BLOCK_SECONDS if deadline is None else min(BLOCK_SECONDS, max(deadline - time.monotonic(), 0.0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import redis
@@ -10,7 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from cyxwiz_tasks import errors
 from cyxwiz_tasks.broker_connection import BLOCK_SECONDS, reached
-from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobRefused, ProtocolError, SchedulerUnavailable
+from cyxwiz_tasks.errors import (
+    CyxwizError,
+    InvalidJob,
+    JobRefused,
+    ProtocolError,
+    SchedulerUnavailable,
+    ServerUnavailable,
+)
 from cyxwiz_tasks.ids import new_id
 from cyxwiz_tasks.protocol.commands import Command
 from cyxwiz_tasks.protocol.names import COMMANDS, QUERIES, reply_key
@@ -19,25 +28,41 @@ from cyxwiz_tasks.settings import settings
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
+#: between two tries to reach a server that is away: a pause of random length, which grows up to the second of these
+PAUSE_SECONDS = 0.2
+PAUSE_CAP_SECONDS = 1.0
+
 
 class Requests:
     """Commands and queries over one Redis. Safe for threads: each request waits on a list of its own."""
 
     def __init__(self, connection: redis.Redis, url: str) -> None:
         self.connection, self.url = connection, url
+        #: whether this Redis has ever answered: its address is right then, and one that is away comes back
+        self.answered = False
 
     def query(self, name: Any, /, timeout: float | None = None, **arguments: Any) -> Any:
-        """The record's answer to one of the scheduler's queries.
+        """The record's answer to one of the scheduler's queries; while it cannot read its record, it is asked again.
 
         Raises what the scheduler answered, SchedulerUnavailable, ServerUnavailable.
         """
-        reply_to = reply_key(new_id())
-        return self._ask(QUERIES, Query(name=name, arguments=arguments, reply_to=reply_to), reply_to, timeout)
+        seconds = _seconds(timeout)
+        deadline, unable, next_pauses = time.monotonic() + seconds, None, pauses()
+        while True:
+            reply_to = reply_key(new_id())
+            reply = self._reply(QUERIES, Query(name=name, arguments=arguments, reply_to=reply_to), reply_to, deadline)
+            if reply is None or reply.error_type != ServerUnavailable.__name__:
+                return _value(reply or unable, seconds)
+            unable, pause = reply, next(next_pauses)
+            if time.monotonic() + pause > deadline:
+                return _value(unable, seconds)
+            time.sleep(pause)
 
     def command(self, command: Command, timeout: float | None = None) -> Any:
         """The leader's answer to a command. Raises what `query` raises."""
-        reply_to = reply_key(new_id())
-        return self._ask(COMMANDS, command.model_copy(update={"reply_to": reply_to}), reply_to, timeout)
+        reply_to, seconds = reply_key(new_id()), _seconds(timeout)
+        request = command.model_copy(update={"reply_to": reply_to})
+        return _value(self._reply(COMMANDS, request, reply_to, time.monotonic() + seconds), seconds)
 
     def wait(self, reply_to: str, form: type[Answer], deadline: float) -> Answer | None:
         """The next message on a reply list, or None once `deadline` of `time.monotonic()` has passed."""
@@ -54,18 +79,34 @@ class Requests:
                     ) from None
         return None
 
-    def _ask(self, key: str, request: BaseModel, reply_to: str, timeout: float | None) -> Any:
-        seconds = settings().submit_timeout_seconds if timeout is None else timeout
+    def _reply(self, key: str, request: BaseModel, reply_to: str, deadline: float) -> Reply | None:
         with reached(self.url):
             self.connection.lpush(key, request.model_dump_json())
-            reply = self.wait(reply_to, Reply, time.monotonic() + seconds)
-        if reply is None:
-            raise SchedulerUnavailable(
-                f"no scheduler answered within {seconds:g} s: see that `cyxwiz up` or `cyxwiz scheduler` runs"
-            )
-        if reply.error_type is not None or reply.error is not None:
-            raise named_error(reply.error_type, reply.error)
-        return reply.value
+            self.answered = True
+            return self.wait(reply_to, Reply, deadline)
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before a server that is away is asked again: of random length, and growing."""
+    ceiling = PAUSE_SECONDS
+    while True:
+        yield random.uniform(ceiling / 2, ceiling)  # noqa: S311 - no secret
+        ceiling = min(2 * ceiling, PAUSE_CAP_SECONDS)
+
+
+def _seconds(timeout: float | None) -> float:
+    return settings().submit_timeout_seconds if timeout is None else timeout
+
+
+def _value(reply: Reply | None, seconds: float) -> Any:
+    """What was answered. Raises the error that the scheduler answered, SchedulerUnavailable for no answer."""
+    if reply is None:
+        raise SchedulerUnavailable(
+            f"no scheduler answered within {seconds:g} s: see that `cyxwiz up` or `cyxwiz scheduler` runs"
+        )
+    if reply.error_type is not None or reply.error is not None:
+        raise named_error(reply.error_type, reply.error)
+    return reply.value
 
 
 def named_error(error_type: str | None, message: str | None) -> CyxwizError:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import redis
 
 from cyxwiz_tasks.broker_connection import BLOCK_SECONDS
+from cyxwiz_tasks.outages import outliving
+from cyxwiz_tasks.requests import Requests
 
 #: Entries of one read.
 _COUNT = 500
 
 
-def entries(connection: redis.Redis, key: str, silent: Callable[[], bool] | None) -> Iterator[dict[bytes, bytes]]:
+def entries(requests: Requests, key: str, silent: Callable[[], bool] | None) -> Iterator[dict[bytes, bytes]]:
     """The fields of each entry of a stream, from its first on.
 
     At its present end: with `silent` None it is over, else it waits for more, and asks `silent` every few seconds
     whether to give up: a Redis that lost its memory will never write the entry that was to be the last.
+    One that goes away is waited for, unless the stream is over at its present end.
     """
-    last = b"0"
+    last, deadline = b"0", 0.0 if silent is None else None
     while True:
-        found = read(connection, key, last)
+        found = outliving(requests, partial(read, requests.connection, key, last), deadline)
         if not found:
             if silent is None or (last == b"0" and silent()):
                 return
-            found = read(connection, key, last, BLOCK_SECONDS)
+            found = outliving(requests, partial(read, requests.connection, key, last, BLOCK_SECONDS))
             if not found and silent():
                 return
         for entry_id, fields in found:

@@ -13,7 +13,8 @@ from typing import Any
 import redis
 from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from broker.scheduler.log_lines import line
 from broker.scheduler.outbox import REPLY_TTL_SECONDS
@@ -21,11 +22,14 @@ from broker.scheduler.queries import answer
 from cyxwiz_tasks.errors import CyxwizError, ProtocolError, ServerUnavailable
 from cyxwiz_tasks.protocol.names import QUERIES
 from cyxwiz_tasks.protocol.queries import Query, Reply
+from db.engine import is_transient
 
 log = logging.getLogger(__name__)
 
 _BLOCK_SECONDS = 0.25
 _PAUSE_SECONDS = 0.5
+#: Whoever hears it asks again for as long as he can wait: a restart of PostgreSQL is over by then.
+_UNREADABLE = "the scheduler cannot read its record: see that PostgreSQL runs, and what CYXWIZ_DATABASE_URL says there"
 
 
 class QueryServer(threading.Thread):
@@ -67,13 +71,17 @@ class QueryServer(threading.Thread):
                 return Reply(value=answer(tx, query)).model_dump_json()
         except CyxwizError as error:
             reply = Reply(error_type=type(error).__name__, error=str(error))
-        except SQLAlchemyError as error:
-            log.warning(line("query_failed", name=query.name, error=type(error).__name__))
-            reply = Reply(
-                error_type=ServerUnavailable.__name__, error="the scheduler cannot read its record: ask again"
-            )
         except Exception as error:
             # One odd question, or an answer that cannot be written, must not leave all others without one.
-            log.exception(line("query_failed", name=query.name))
-            reply = Reply(error_type=ProtocolError.__name__, error=f"query {query.name!r}: {type(error).__name__}")
+            if _will_pass(error):
+                log.warning(line("query_failed", name=query.name, error=type(error).__name__))
+                reply = Reply(error_type=ServerUnavailable.__name__, error=_UNREADABLE)
+            else:
+                log.exception(line("query_failed", name=query.name))
+                reply = Reply(error_type=ProtocolError.__name__, error=f"query {query.name!r}: {type(error).__name__}")
         return reply.model_dump_json()
+
+
+def _will_pass(error: Exception) -> bool:
+    """Whether the same question may be answered once PostgreSQL is well again."""
+    return isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and is_transient(error))

@@ -215,3 +215,30 @@ def test_commands_reach_the_scheduler(handle: JobHandle, peer: SchedulerPeer) ->
     assert kinds == ["why", "why", "cancel"]
     assert peer.requests[1]["resources"]["gpus"] == 1
     assert (peer.requests[2]["job"], peer.requests[2]["reason"]) == (handle.id, "not needed")
+
+
+def test_a_wait_outlives_a_record_that_cannot_be_read(client: Client, handle: JobHandle, peer: SchedulerPeer) -> None:
+    unknown = client.get(handle.id)  # what its value is, the record alone knows
+    peer.backend.mark_as_done(handle.id, {"metrics": {"loss": 1.0}, "artifacts": {}})
+    refused = iter(range(2))
+
+    def answer(request: dict[str, Any]) -> Reply:
+        if next(refused, None) is not None:
+            return Reply(error_type="ServerUnavailable", error="the scheduler cannot read its record")
+        return Reply(value={"id": handle.id, "state": "completed", "task": "cyxwiz.train"})
+
+    peer.answer = answer
+    assert unknown.result(timeout=10).metrics == {"loss": 1.0}
+    assert len(peer.requests) == 3
+
+
+def test_what_the_record_cannot_say_in_time_is_said_to_be_so(client: Client, peer: SchedulerPeer) -> None:
+    peer.answer = lambda _: Reply(error_type="ServerUnavailable", error="the scheduler cannot read its record")
+    unknown = client.get("0198c0de-0000-7000-8000-000000000000")
+    began = time.monotonic()
+    with pytest.raises(errors.ServerUnavailable, match="cannot read its record"):
+        unknown.record(timeout=0.5)
+    with pytest.raises(TimeoutError, match=r"is PENDING after 0\.5 s"):
+        unknown.result(timeout=0.5)
+    assert time.monotonic() - began < 5
+    assert len(peer.requests) > 3, "asked again"

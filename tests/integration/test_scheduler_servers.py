@@ -150,6 +150,31 @@ def test_a_redis_of_two_seconds_a_call_keeps_its_leader_and_its_nodes(own_redis)
         assert epoch(plane) == 1
 
 
+def test_who_waits_for_a_job_waits_for_a_redis_that_restarts(own_redis, caplog):
+    plane, found = own_redis, {}
+    with plane.scheduler():
+        node = plane.node()
+        handle = plane.client.submit(plane.signature())
+        attempt = node.take()[0]
+        node.start(attempt)
+        waits = {
+            "result": lambda: handle.result(timeout=20),
+            "progress": lambda: [update.kind for update in handle.progress()][-1],
+        }
+        threads = [threading.Thread(target=lambda n=n, w=w: found.update({n: w()})) for n, w in waits.items()]
+        for thread in threads:
+            thread.start()
+        plane.server.stop()
+        with pytest.raises(TimeoutError, match=r"known to have ended.*does not answer"):
+            handle.result(timeout=0.2)
+        until(lambda: "waiting for it" in caplog.text)
+        plane.server.start()
+        assert node.end(attempt, result=7).committed
+        for thread in threads:
+            thread.join(15)
+        assert found == {"result": 7, "progress": "end"}
+
+
 # PostgreSQL ---------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +192,12 @@ def test_postgres_restarts(own_postgres, number):
         plane.engine.dispose()
         postmaster.wait(10)
         handles = plane.client.submit_many([plane.signature(3)], wait=False)
-        plane.server.start()
+        with pytest.raises(TimeoutError):
+            plane.client.get(running).result(timeout=0.1)
+        back = threading.Timer(0.5, plane.server.start)
+        back.start()
+        assert plane.client.job(running)["state"] == "running"
+        back.join()
         began = time.monotonic()
         assert node.end(attempt, result=1).committed
         assert node.run().job == handles[0].id
