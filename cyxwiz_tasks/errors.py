@@ -83,6 +83,10 @@ class JobFailed(CyxwizError):
     traceback: str | None = None
 
 
+class ResultRefused(JobFailed):
+    """The job's function returned what cannot be kept as a result: the job is not tried again for it."""
+
+
 class JobCancelled(CyxwizError):
     """The job was cancelled."""
 

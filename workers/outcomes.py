@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cyxwiz_tasks.errors import JobFailed
+from cyxwiz_tasks.errors import JobFailed, ResultRefused
 from cyxwiz_tasks.runtime.pipe import relayed_value
 from cyxwiz_tasks.states import Cause, Memory
 from workers.attempt import Attempt
@@ -156,9 +156,8 @@ def cut_off(attempt: Attempt) -> Outcome:
 
 def not_json(attempt: Attempt) -> Outcome:
     frame = _frame(attempt)
-    return _failed(
+    return _result_refused(
         attempt,
-        Cause.ERROR,
         f"the job returned a value of type {frame['type']}, which JSON cannot carry ({frame['reason']}): return "
         f"numbers, texts, lists and dicts, and write everything else into files in ctx.artifacts",
     )
@@ -166,11 +165,10 @@ def not_json(attempt: Attempt) -> Outcome:
 
 def too_large(attempt: Attempt) -> Outcome:
     limit = attempt.node.settings.result_limit_bytes
-    return _failed(
+    return _result_refused(
         attempt,
-        Cause.ERROR,
-        f"the job returned {_frame(attempt)['bytes']} bytes, more than a result may have ({limit}): write a file into "
-        f"ctx.artifacts and return its name",
+        f"the job returned {_frame(attempt)['bytes']} bytes of JSON, more than the {limit} that a result may have "
+        f"(CYXWIZ_RESULT_LIMIT_BYTES of its node): write a file into ctx.artifacts and return its name",
     )
 
 
@@ -225,6 +223,14 @@ def _failed(attempt: Attempt, cause: Cause, message: str) -> Outcome:
     if lines := attempt.log.last_lines():
         message = f"{message}. Its last lines:\n{lines}"
     return Outcome("failed", cause, message, error=JobFailed(message, cause=str(cause)), exception="JobFailed")
+
+
+def _result_refused(attempt: Attempt, message: str) -> Outcome:
+    """The whole job again would end with the same value: the scheduler does not try that."""
+    refused = _failed(attempt, Cause.ERROR, message)
+    bases = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in (ResultRefused, JobFailed))
+    error = ResultRefused(refused.message, cause=str(Cause.ERROR))
+    return replace(refused, error=error, exception=ResultRefused.__name__, exception_bases=bases)
 
 
 def _hardware_or(attempt: Attempt, cause: Cause) -> Cause:

@@ -10,6 +10,7 @@ nodes and networks do to a job never uses up the tries that its submitter gave i
 | network, hardware | 10 times each | long |
 | node_lost, preempted | always | none, then short |
 | time_limit, deadline | never | |
+| error: what it returned is no JSON, or too large | never | |
 
 A job that is lost within seconds again and again is with a node that fails all it is given: its short pause is doubled
 each time, to 30 s, until the node's faults have put it away.
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, TypeAlias
 
+from cyxwiz_tasks.errors import ResultRefused
 from cyxwiz_tasks.quantities import show_size
 from cyxwiz_tasks.resources import Resources
 from cyxwiz_tasks.states import Cause
@@ -37,6 +39,8 @@ OWN = frozenset({Cause.ERROR, Cause.OUT_OF_MEMORY, Cause.CRASHED})
 #: causes that are nobody's fault that could be cured by giving up: tried again for ever, and at once
 FREE = frozenset({Cause.NODE_LOST, Cause.PREEMPTED})
 FINAL = frozenset({Cause.TIME_LIMIT, Cause.DEADLINE})
+#: what a job returned cannot be kept: after hours of work it would return the same again
+RESULT_REFUSED = f"{ResultRefused.__module__}.{ResultRefused.__qualname__}"
 #: further tries after ends of the other causes
 BUDGETS = {Cause.HUNG: 2, Cause.NETWORK: 10, Cause.HARDWARE: 10}
 
@@ -135,7 +139,7 @@ def decide(
 def _judge_own(wishes: Wishes, end: End, ends: list[End], chance: float) -> Decision:
     tries = sum(past.cause in OWN for past in ends)
     again = f"tried {tries} times" if tries > 1 else ""
-    if tries > wishes.max_retries:
+    if tries > wishes.max_retries or RESULT_REFUSED in end.exceptions:
         return Fail(again)
     if end.cause == Cause.ERROR and not _is_wanted(wishes, end.exceptions):
         return Fail(again)

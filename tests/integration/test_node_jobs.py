@@ -15,7 +15,7 @@ from celery import chain, chord, group
 
 from broker.embedded import EmbeddedRedis
 from cyxwiz_tasks.celery_app import app
-from cyxwiz_tasks.errors import JobFailed
+from cyxwiz_tasks.errors import JobFailed, ResultRefused
 from cyxwiz_tasks.protocol.names import INBOX, log_key, node_queue, progress_key
 from tests.integration.app_on import app_on
 from tests.integration.fake_scheduler import FakeScheduler
@@ -146,6 +146,14 @@ def test_every_bad_end_is_a_failure_with_its_cause_and_words_to_act_on(scheduler
     assert (ended.outcome, ended.cause) == ("failed", cause)
     for word in words:
         assert word in ended.message
+
+
+def test_a_result_that_cannot_be_kept_has_an_end_of_its_own(scheduler):
+    result = node_jobs.returns_much.delay(9000)
+    with pytest.raises(ResultRefused, match="CYXWIZ_RESULT_LIMIT_BYTES"):
+        result.get(timeout=20)
+    ended = scheduler.wait_for("ended", result.id)
+    assert "cyxwiz_tasks.errors.ResultRefused" in ended.exception_bases, "by which the scheduler knows it"
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,12 @@ def test_exceptions_are_tried_again_by_name_with_their_bases(
     assert isinstance(decision, Retry if again else Fail)
 
 
+@pytest.mark.parametrize("retry_on", [(), ("JobFailed",)])
+def test_a_result_that_cannot_be_kept_is_not_tried_again(retry_on: tuple[str, ...]) -> None:
+    names = ("cyxwiz_tasks.errors.ResultRefused", "cyxwiz_tasks.errors.JobFailed")
+    assert isinstance(decide(Wishes(9, retry_on), end("error", exceptions=names), [], 0.5), Fail)
+
+
 def test_filters_are_for_exceptions_alone() -> None:
     assert isinstance(fate(Wishes(1, retry_on=("KeyError",)), "crashed"), Retry)
 
