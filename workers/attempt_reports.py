@@ -21,8 +21,8 @@ _STATE_SECONDS, _METRICS_SECONDS, _EVENT_SECONDS = 0.1, 1.0, 0.5
 #: What is kept while Redis is away, or of a job that reports faster than anybody reads.
 _MAX_UPDATES = 2_000
 _MAX_OUTPUT_CHARACTERS = 4 * 2**20
-#: entries that Redis keeps of one job's progress, about
-_STREAM_ENTRIES = 20_000
+#: what Redis keeps of one job's progress, about: so many entries, fewer where these are long
+_STREAM_ENTRIES, _STREAM_BYTES = 20_000, 16 * 2**20
 
 _Row = tuple[float, dict[str, Any]]
 
@@ -149,7 +149,8 @@ class AttemptReports:
         for at, values in updates:
             # The form of `Update`, without its validation: that took most of this thread's time.
             text = json.dumps(self._update_frame | {"at": at, "values": values})
-            commands.append(("XADD", key, "MAXLEN", "~", _STREAM_ENTRIES, "*", "update", text))
+            entries = min(_STREAM_ENTRIES, _STREAM_BYTES // len(text))
+            commands.append(("XADD", key, "MAXLEN", "~", entries, "*", "update", text))
         return [*commands, ("EXPIRE", key, self._ttl_seconds)]
 
     def _metrics_report(self, metrics: list[_Row]) -> str:

@@ -121,6 +121,15 @@ def test_what_is_written_is_what_the_protocol_says():
     assert ("XADD", "cyxwiz.log.j", "*", "text", "text") in commands
 
 
+@pytest.mark.parametrize(("characters", "entries"), [(1, 20_000), (30_000, 556)])
+def test_of_long_reports_redis_keeps_fewer(characters, entries):
+    reports = make_reports()
+    reports.progress(1.0, {"of each layer": "x" * characters})
+    [command] = [command for command in reports.take(0.0).commands if command[0] == "XADD"]
+    assert command[2:5] == ("MAXLEN", "~", entries)
+    assert entries * len(command[-1]) <= 16 * 2**20
+
+
 def test_a_flood_is_thinned_out_and_keeps_its_newest_and_its_shape():
     reports = make_reports()
     for step in range(10_000):
