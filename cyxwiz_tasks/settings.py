@@ -91,6 +91,12 @@ class Settings(BaseSettings):
         """Where `cyxwiz up` leaves the addresses of the stack it runs; readable by its owner alone."""
         return self.home / "stack.json"
 
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        # A node's jobs are told of it too, and each works in a folder of its own.
+        return home.expanduser().absolute()
+
     @field_validator("score_weights", mode="before")
     @classmethod
     def _weights(cls, value: Any) -> Any:

@@ -22,7 +22,7 @@ from cyxwiz_tasks.protocol.names import REPORTS
 from cyxwiz_tasks.protocol.reports import REPORT, Process, Running
 from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.runtime.pipe import Pipe, encode_value
-from cyxwiz_tasks.settings import settings
+from cyxwiz_tasks.settings import Settings, settings
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest
 from workers.cli import worker
@@ -55,6 +55,14 @@ def test_a_jobs_environment_holds_what_is_listed_and_no_credentials():
     assert {name: made[name] for name in kept} == kept
     assert not set(dropped) & set(made)
     assert (made["OMP_WAIT_POLICY"], made["OMP_NUM_THREADS"]) == ("PASSIVE", "3")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("runs", "runs"), ("~/runs", "me/runs")])
+def test_a_home_is_one_place_wherever_a_job_works(given, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("CYXWIZ_HOME", given)
+    assert Settings().home == tmp_path / meant
 
 
 def test_a_log_beyond_its_limit_is_cut_in_the_middle_in_file_and_stream(tmp_path):
