@@ -18,6 +18,7 @@ from celery.canvas import Signature
 from cyxwiz_tasks.array_handle import ArrayHandle
 from cyxwiz_tasks.array_parameters import Parameters, array_of
 from cyxwiz_tasks.broker_connection import connect, reached
+from cyxwiz_tasks.broker_url import usable
 from cyxwiz_tasks.celery_app import Application, make_app
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, InvalidSettings, SchedulerUnavailable
@@ -65,7 +66,7 @@ class Client:
     """
 
     def __init__(self, broker_url: str | None = None, *, app: Celery | None = None) -> None:
-        self.broker_url = broker_url or settings().broker()
+        self.broker_url = usable(broker_url or settings().broker())
         self.app = app or make_app(self.broker_url)
         self.connection: redis.Redis = connect(self.broker_url)
         self.requests = Requests(self.connection, self.broker_url)

@@ -10,14 +10,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from cyxwiz_tasks.broker_url import usable
 from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import InvalidSettings, NoStack
 
 
 class Settings(BaseSettings):
-    """What every part of the project may be told from outside. Times are seconds, sizes are bytes."""
+    """What every part of the project may be told from outside. Times are seconds, sizes are bytes.
 
-    model_config = SettingsConfigDict(env_prefix="CYXWIZ_", extra="ignore", frozen=True)
+    A variable that is empty, as compose files make them of what is not given, is one that is not set.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CYXWIZ_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".cyxwiz")
     broker_url: SecretStr | None = None
@@ -113,9 +117,9 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL, given or of the stack that runs here.
 
-        Raises NoStack if there is neither.
+        Raises NoStack if there is neither, ServerUnavailable if it is one that not all of us could use.
         """
-        return self._address(self.broker_url, "broker_url")
+        return usable(self._address(self.broker_url, "broker_url"))
 
     def database(self) -> str:
         """The database's URL, given or of the stack that runs here.
