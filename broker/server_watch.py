@@ -65,6 +65,6 @@ def _failure(error: Exception, failures: int, pause_seconds: float) -> str:
         return f"cannot start, {failures} times now, next in {pause_seconds:g} s: {str(error).partition(' ends:')[0]}"
     return (
         f"cannot start, next in {pause_seconds:g} s: {error}\n"
-        "Jobs that run go on, and what is recorded is kept. Mend what is said above (often a full disk, or no memory "
-        "left): then it starts by itself"
+        "Jobs that run go on, all else waits for it. Mend what is said above (often a full disk, or no memory left): "
+        "then it starts by itself"
     )
