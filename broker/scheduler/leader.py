@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import random
 import threading
 import time
@@ -99,6 +100,8 @@ _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
 _TURN_TRIES = 4
 #: after a failure that no message is to blame for, before anything is tried again
 _FAILURE_PAUSE_SECONDS = 1.0
+#: after placement itself failed, before it is tried again; each failed try reads the record anew
+_PLACING_PAUSE_SECONDS = 5.0
 #: the listener for broadcasts may wait for a Redis that does not answer
 _LISTENER_SECONDS = 2.0
 
@@ -121,6 +124,8 @@ class Leader:
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
         #: the last turn found no more that fits
         self.placed_all = True
+        #: when (monotonic) placement is tried again after it failed
+        self._places_from = -math.inf
         #: Redis refused to write something, as one that is full does
         self._refused = False
         self._connection: Connection
@@ -167,7 +172,7 @@ class Leader:
         self._keeper.moved()
         batches = self.inbox.take(self._patience_seconds())
         due = self.memory.admit_due()
-        if batches or due or not self.placed_all:
+        if batches or due or (not self.placed_all and self._may_place()):
             self.handle(batches)
         self._do_duties()
 
@@ -238,7 +243,8 @@ class Leader:
             gang_ends.settle(turn)
             unblocking.unblock(turn)
             self.memory.admit_members()
-            self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
+            if self._may_place():
+                self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
             accepting.acknowledge(turn, turn.submissions)
             for question in turn.questions:
                 commands.answer(turn, question)
@@ -288,9 +294,13 @@ class Leader:
         return answers
 
     def _patience_seconds(self) -> float:
-        if not self.placed_all:
+        if not self.placed_all and self._may_place():
             return 0.0
-        moments = [*self._due, self.memory.next_moment() or float("inf")]
+        moments = [
+            *self._due,
+            self._places_from if not self.placed_all else math.inf,
+            self.memory.next_moment() or float("inf"),
+        ]
         return max(0.0, min(moments) - time.monotonic())
 
     def _do_duties(self) -> None:
@@ -307,6 +317,7 @@ class Leader:
                     log.exception(line("duty_failed", duty=type(duty).__name__, where=where(error)))
                     self._due[number] += _FAILURE_PAUSE_SECONDS
                     self.load()
+                    self._stop_placing_if_it_fails()
                     continue
                 if counts:
                     log.info(line("duty", duty=type(duty).__name__, **counts))
@@ -354,22 +365,60 @@ class Leader:
             duty.redis_is_back()
 
     def _set_poison_aside(self, batches: Sequence[Batch], error: Exception) -> None:
-        """Handle messages one by one after a turn that failed; one that fails alone is rejected."""
+        """Handle messages one by one after a turn that failed; one that fails alone is rejected.
+
+        None is to blame if a turn without any fails, too: then all are handled without placing.
+        """
         # The turn was rolled back, and memory had gone ahead with it.
         self.load()
         messages = [single for batch in batches for single in batch.singles()]
         log.error(line("turn_failed", error=type(error).__name__, messages=len(messages), where=where(error)))
-        if not messages:
+        if self._stop_placing_if_it_fails():
+            if batches:
+                self.handle(batches)
+        elif not messages:
             time.sleep(_FAILURE_PAUSE_SECONDS)
-            return
-        if len(messages) > 1:
+        elif len(messages) > 1:
             for single in messages:
                 self.handle([single])
-            return
-        outbox = self.new_outbox()
-        for single in messages:
-            outbox.reject(single.source, single.messages[0], f"it failed its turn: {type(error).__name__}")
-        self.publish(outbox, messages)
+        elif messages[0].source not in INBOX_LISTS and self._may_place():
+            # It may only have made room for a job that cannot be placed; a new job may be that one.
+            self._stop_placing(error)
+            self.handle(messages)
+        else:
+            outbox = self.new_outbox()
+            for single in messages:
+                outbox.reject(single.source, single.messages[0], f"it failed its turn: {type(error).__name__}")
+            self.publish(outbox, messages)
+
+    def _stop_placing_if_it_fails(self) -> bool:
+        """Try a turn without any message. True: it failed, and nothing is placed for a while."""
+        try:
+            self._in_turn(())
+        except Exception as error:
+            if not is_momentary(error) and not is_poison(error):
+                raise
+            self.load()
+            if is_momentary(error) or not self._may_place():
+                return False
+            self._stop_placing(error)
+            return True
+        return False
+
+    def _stop_placing(self, error: Exception) -> None:
+        self.placed_all, self._places_from = False, time.monotonic() + _PLACING_PAUSE_SECONDS
+        log.error(
+            line(
+                "nothing_can_be_placed",
+                error=type(error).__name__,
+                where=where(error),
+                waiting=len(self.memory.backlog),
+                again_in_seconds=_PLACING_PAUSE_SECONDS,
+            )
+        )
+
+    def _may_place(self) -> bool:
+        return self._places_from <= time.monotonic()
 
     def _hand_over(self) -> None:
         self.inbox.stop()

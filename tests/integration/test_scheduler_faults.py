@@ -17,6 +17,7 @@ from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.leader import Leader
 from broker.scheduler.outbox import EPOCH
+from broker.scheduler.placement import Placer
 from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol.commands import SetLimits
@@ -288,6 +289,53 @@ def test_a_message_that_no_turn_can_swallow_is_set_aside_alone(plane, monkeypatc
         assert json.loads(plane.redis.lindex(REJECTED, 0))["reason"].startswith("it failed its turn")
         node = plane.node()
         assert len({node.run().job for _ in range(4)}) == 4
+
+
+def test_a_placement_that_fails_costs_no_message_and_goes_on_once_it_works(plane, monkeypatch, caplog):
+    plane.expected_failures |= {duty.__name__ for duty in leader.DUTIES}  # one may come before the first message
+    original, broken = Placer.place, threading.Event()
+
+    def place(self, *args):
+        if broken.is_set():
+            raise ZeroDivisionError
+        return original(self, *args)
+
+    monkeypatch.setattr(Placer, "place", place)
+    monkeypatch.setattr(leader, "_PLACING_PAUSE_SECONDS", 0.5, raising=False)
+    with plane.scheduler():
+        node = plane.node()
+        running = plane.submit(0)
+        assignment = node.take()[0]
+        node.start(assignment)
+        plane.wait_for(running, "running")
+        broken.set()
+        ids = [plane.submit(number) for number in range(1, 4)]
+        until(lambda: len(plane.client.jobs()) == 4)
+        assert node.end(assignment).committed
+        assert plane.redis.llen(REJECTED) == 0
+        assert "nothing_can_be_placed" in caplog.text
+        broken.clear()
+        assert {node.run().job for _ in ids} == set(ids)
+
+
+def test_a_report_that_makes_room_for_a_job_that_cannot_be_placed_is_not_rejected(plane, monkeypatch):
+    original, broken = placing.place, threading.Event()
+
+    def place(turn):
+        if broken.is_set() and turn.counts["ended"] + turn.counts["completed"] + len(turn.over):
+            raise ZeroDivisionError
+        return original(turn)
+
+    monkeypatch.setattr(placing, "place", place)
+    monkeypatch.setattr(leader, "_PLACING_PAUSE_SECONDS", 0.5, raising=False)
+    with plane.scheduler():
+        node = plane.node()
+        plane.submit(0)
+        assignment = node.take()[0]
+        node.start(assignment)
+        broken.set()
+        assert node.end(assignment).committed
+        assert plane.redis.llen(REJECTED) == 0
 
 
 def test_a_new_leader_finds_places_taken_and_jobs_where_they_were(plane):
