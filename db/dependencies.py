@@ -93,12 +93,12 @@ def judge(tx: Connection, on_ids: Sequence[str]) -> list[Verdict]:
 _UNMET = text(
     """
     SELECT job_id::text, on_id::text FROM dependencies JOIN jobs ON jobs.id = job_id
-    WHERE met_at IS NULL AND jobs.state = 'pending'"""
+    WHERE met_at IS NULL AND jobs.state IN ('pending', 'held')"""
 )
 
 
 def unmet(tx: Connection) -> Iterator[tuple[str, str]]:
-    """Pending jobs, each with one that it still waits for."""
+    """Jobs that wait or are held, each with one that it still waits for."""
     return ((row[0], row[1]) for row in tx.execute(_UNMET))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -24,12 +25,15 @@ class StoredMessage:
 
     @classmethod
     def read(cls, envelope: str) -> Self:
+        """Raises ValueError for what is no message."""
         try:
             message = from_json(envelope)
         except ValueError:
             # Half a surrogate pair, which `json` does not mind.
             message = json.loads(envelope)
-        return cls(message.pop("headers"), message.pop("body"), message)
+        if not (isinstance(message, dict) and isinstance(message.get("headers"), dict)):
+            raise ValueError("it is no Celery message")
+        return cls(message.pop("headers"), str(message.pop("body", "")), message)
 
     @property
     def envelope(self) -> str:
@@ -41,8 +45,12 @@ _MESSAGES = text("SELECT id::text, envelope FROM jobs WHERE id = ANY(CAST(:ids A
 
 
 def messages(tx: Connection, ids: Sequence[str]) -> dict[str, StoredMessage]:
-    """The messages of these jobs, by id."""
-    return {row[0]: StoredMessage.read(row[1]) for row in tx.execute(_MESSAGES, {"ids": list(ids)})}
+    """The messages of these jobs, by id; one that cannot be read has no entry."""
+    found: dict[str, StoredMessage] = {}
+    for job_id, envelope in tx.execute(_MESSAGES, {"ids": list(ids)}):
+        with suppress(ValueError, RecursionError):
+            found[job_id] = StoredMessage.read(envelope)
+    return found
 
 
 _REPLACE = text(

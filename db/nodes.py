@@ -129,15 +129,23 @@ _MARK = text(
         FROM old WHERE nodes.id = old.id
     )
     INSERT INTO events (node_id, epoch, from_state, to_state, cause, actor, detail)
-    SELECT id, :epoch, state, :state, :cause, :actor, jsonb_build_object('incarnation', incarnation) FROM old
+    SELECT id, :epoch, state, :state, :cause, :actor,
+        jsonb_strip_nulls(jsonb_build_object('incarnation', incarnation, 'message', CAST(:message AS text)))
+    FROM old
     RETURNING node_id::text"""
 )
 
 
 def mark(
-    tx: Connection, epoch: int, node_ids: Collection[str], state: NodeState, cause: Cause | None = None
+    tx: Connection,
+    epoch: int,
+    node_ids: Collection[str],
+    state: NodeState,
+    cause: Cause | None = None,
+    message: str | None = None,
 ) -> set[str]:
     """Move nodes to a state; those that were in another. From lost or left only `register` brings them back.
+    `message` is for their events.
 
     At once: when Redis was away, or a leader is new, it is all nodes that are late.
     """
@@ -149,6 +157,7 @@ def mark(
         "sources": [str(source) for source in sources],
         "gone": gone,
         "cause": cause and str(cause),
+        "message": clean(message),
         "actor": "node" if state == NodeState.LEFT else "scheduler",
         "epoch": epoch,
     }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
+from broker.scheduler import unreadable
 from broker.scheduler.backlog import Waiting
 from broker.scheduler.live import Live
+from broker.scheduler.log_lines import line
 from broker.scheduler.node import Node
 from broker.scheduler.retry_policy import OWN, Decision, End, Wishes, decide
 from broker.scheduler.turn import Turn
@@ -18,6 +23,8 @@ from cyxwiz_tasks.states import Cause
 from db import attempts
 from db.attempts import Past
 from db.job_messages import StoredMessage
+
+log = logging.getLogger(__name__)
 
 
 class Verdict(NamedTuple):
@@ -93,7 +100,12 @@ def _past(past: Past) -> End:
 
 
 def _wishes(message: StoredMessage | None, waiting: Waiting) -> Wishes:
-    if message is None:
+    """What the job's submitter wished; of a header that nobody can read, nothing: it must not keep the node's other
+    jobs from being tried again.
+    """
+    try:
+        header = JobHeader.model_validate(message.headers[HEADER] if message is not None else {})
+    except (ValidationError, KeyError) as error:
+        log.error(line("header_unreadable", job=waiting.job_id, reason=unreadable.why(error)))
         return Wishes(resources=waiting.resources)
-    header = JobHeader.model_validate(message.headers[HEADER])
     return Wishes(header.max_retries, header.retry_on, header.no_retry_on, waiting.resources)

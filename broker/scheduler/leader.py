@@ -24,7 +24,17 @@ import redis
 from celery import Celery
 from sqlalchemy import Connection, Engine
 
-from broker.scheduler import accepting, commands, gang_ends, gang_members, placing, preempting, reports, unblocking
+from broker.scheduler import (
+    accepting,
+    commands,
+    gang_ends,
+    gang_members,
+    placing,
+    preempting,
+    reports,
+    setting_aside,
+    unblocking,
+)
 from broker.scheduler.duties.chord_parts import ChordParts
 from broker.scheduler.duties.consolidate import Consolidate
 from broker.scheduler.duties.drains import Drains
@@ -172,7 +182,7 @@ class Leader:
         self._keeper.moved()
         batches = self.inbox.take(self._patience_seconds())
         due = self.memory.admit_due()
-        if batches or due or (not self.placed_all and self._may_place()):
+        if batches or due or self.memory.needs_a_turn or (not self.placed_all and self._may_place()):
             self.handle(batches)
         self._do_duties()
 
@@ -242,6 +252,7 @@ class Leader:
             yield turn
             gang_ends.settle(turn)
             unblocking.unblock(turn)
+            setting_aside.handle(turn)
             self.memory.admit_members()
             if self._may_place():
                 self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
@@ -294,7 +305,7 @@ class Leader:
         return answers
 
     def _patience_seconds(self) -> float:
-        if not self.placed_all and self._may_place():
+        if self.memory.needs_a_turn or (not self.placed_all and self._may_place()):
             return 0.0
         moments = [
             *self._due,

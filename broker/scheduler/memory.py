@@ -7,10 +7,11 @@ does not know, except what Redis says of nodes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from heapq import heappop, heappush
@@ -19,6 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from broker.scheduler import unreadable
 from broker.scheduler.arrays import Arrays
 from broker.scheduler.backlog import Backlog, Waiting, coarse
 from broker.scheduler.claims import ENDING_SECONDS, Claims
@@ -26,10 +28,12 @@ from broker.scheduler.cluster import Cluster
 from broker.scheduler.deadlines import Deadlines
 from broker.scheduler.demand import demand_of
 from broker.scheduler.dependencies import Dependencies
+from broker.scheduler.failures import where
 from broker.scheduler.fair_share import HALF_LIFE_SECONDS, FairShare
 from broker.scheduler.holder import holder
 from broker.scheduler.limits import Limits, OwnerLimits, too_many_submissions, too_many_waiting
 from broker.scheduler.live import Live, MemberEnd
+from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Arrival
 from broker.scheduler.opening import Opening
 from broker.scheduler.placement import Placement, Placer
@@ -38,11 +42,14 @@ from broker.scheduler.shares import taken_together
 from cyxwiz_tasks.capability import Capability
 from cyxwiz_tasks.early_stopping import SuccessiveHalving
 from cyxwiz_tasks.errors import LimitReached
+from cyxwiz_tasks.protocol.reports import Ended
 from cyxwiz_tasks.resources import PlacementPolicy, Resources
-from cyxwiz_tasks.states import AttemptState, Priority
+from cyxwiz_tasks.states import AttemptState, Cause, Priority
 from db import arrays, attempts, dependencies, gangs, limits, quotas, schedules, usage, waiting_jobs
-from db.known_nodes import known
+from db.known_nodes import KnownNode, known
 from db.models import Cordon, NodeState
+
+log = logging.getLogger(__name__)
 
 _PRIORITIES = tuple(Priority)
 _ROWS_BETWEEN_CALLS = 20_000
@@ -73,6 +80,11 @@ class Memory:
         self.deadlines = Deadlines()
         self.dependencies = Dependencies()
         self.arrays = Arrays()
+        #: what this scheduler cannot read of the record, and why: jobs, those of them that wait and are to be held, and
+        #: nodes that are to be given up
+        self.unreadable: dict[str, str] = {}
+        self.to_hold: list[str] = []
+        self.unreadable_nodes: dict[str, str] = {}
         #: when (monotonic) the next schedule is due
         self.next_firing = math.inf
 
@@ -81,30 +93,9 @@ class Memory:
 
         `still_here` is called now and then: a million waiting jobs take longer than a leader may be silent.
         """
-        opening = Opening(time.time())
-        for node in known(tx):
-            capability = Capability.model_validate(node.capability)
-            restored = self.cluster.upsert_node(
-                node.id,
-                node.name,
-                capability,
-                node.incarnation,
-                state=NodeState.SUSPECT,
-                reputation=node.reputation,
-                uptime=node.uptime,
-                cordon=Cordon(node.cordon) if node.cordon else None,
-                opens_at=opening.of(capability),
-                tried=node.tried,
-            )
-            restored.faults, restored.quarantines = node.faults, node.quarantines
-        for own in limits.of_owners(tx):
-            self.shares.limits.set(own.owner, OwnerLimits(own.weight, own.running, own.waiting, own.per_minute))
-        for project, quota in quotas.of_projects(tx).items():
-            self.shares.set_quota(project, Quota(**quota))
-        self.settle()
-        self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
-        for job_id, array_id, at_most, rule in arrays.members(tx):
-            self.arrays.join(job_id, array_id, at_most, SuccessiveHalving(**rule) if rule else None)
+        self._load_nodes(tx)
+        self._load_shares(tx)
+        self._load_arrays(tx)
         members = gangs.live(tx)
         for attempt in attempts.live(tx):
             self._restore(attempt, members.get(attempt.job_id, ()))
@@ -115,19 +106,62 @@ class Memory:
         for number, job in enumerate(waiting_jobs.waiting(tx)):
             if number % _ROWS_BETWEEN_CALLS == 0:
                 still_here()
-            self.wait(waiting_job(job), now + job.starts_in_seconds if job.starts_in_seconds else None)
+            self.deadlines.expect(job.id, job.deadline_in_seconds)
             if job.expires_in_seconds is not None:
                 self._expire(job.id, now + job.expires_in_seconds)
-            self.deadlines.expect(job.id, job.deadline_in_seconds)
+            waiting = self.read(job)
+            if waiting is not None:
+                self.wait(waiting, now + job.starts_in_seconds if job.starts_in_seconds else None)
         for held in waiting_jobs.held(tx):
             self.deadlines.expect(held.id, held.deadline_in_seconds)
+
+    def _load_nodes(self, tx: Connection) -> None:
+        moment = Opening(time.time())
+        for node in known(tx):
+            try:
+                self._restore_node(node, moment)
+            except Exception as error:
+                self.unreadable_nodes[node.id] = unreadable.why(error)
+                log.error(line("node_unreadable", node=node.id, name=node.name, where=where(error)))
+
+    def _restore_node(self, node: KnownNode, moment: Opening) -> None:
+        """Raises whatever it is that makes a node's description unreadable, and knows nothing of the node then."""
+        capability = Capability.model_validate(node.capability)
+        restored = self.cluster.upsert_node(
+            node.id,
+            node.name,
+            capability,
+            node.incarnation,
+            state=NodeState.SUSPECT,
+            reputation=node.reputation,
+            uptime=node.uptime,
+            cordon=Cordon(node.cordon) if node.cordon else None,
+            opens_at=moment.of(capability),
+            tried=node.tried,
+        )
+        restored.faults, restored.quarantines = node.faults, node.quarantines
+
+    def _load_shares(self, tx: Connection) -> None:
+        for own in limits.of_owners(tx):
+            self.shares.limits.set(own.owner, OwnerLimits(own.weight, own.running, own.waiting, own.per_minute))
+        for project, quota in quotas.of_projects(tx).items():
+            self.shares.set_quota(project, Quota(**quota))
+        self.settle()
+        self.shares.remember(usage.decayed(tx, self.shares.totals, self.shares.mean_life_seconds))
+
+    def _load_arrays(self, tx: Connection) -> None:
+        rules: dict[str, SuccessiveHalving | None] = {}
+        for job_id, array_id, at_most, rule in arrays.members(tx):
+            if array_id not in rules:
+                rules[array_id] = _rule(array_id, rule)
+            self.arrays.join(job_id, array_id, at_most, rules[array_id])
 
     def expect_firing(self, in_seconds: float | None) -> None:
         """The next schedule is due so long from now; None: there is none."""
         self.next_firing = time.monotonic() + in_seconds if in_seconds is not None else math.inf
 
     def _restore(self, attempt: attempts.Live, members: Sequence[gangs.Member]) -> None:
-        resources = tightened(Resources.parse(attempt.resources), attempt.learned)
+        resources = self._resources_of(attempt, members)
         waiting = Waiting(
             attempt.job_id,
             attempt.seq,
@@ -165,6 +199,16 @@ class Memory:
         if attempt.node_id in self.cluster:
             self.cluster.take(attempt.node_id, attempt.job_id, demand_of(resources), attempt.gpus)
 
+    def _resources_of(self, attempt: attempts.Live, members: Sequence[gangs.Member]) -> Resources:
+        """What an attempt needs. One of a job that cannot be read goes on with what it holds, and is not placed
+        again.
+        """
+        try:
+            return tightened(Resources.parse(attempt.resources), attempt.learned)
+        except Exception as error:
+            self.cannot_be_read(attempt.job_id, error)
+            return unreadable.stand_in(attempt, max(1, len(members)))
+
     def _restore_gang(self, lead: Live, members: Sequence[gangs.Member]) -> None:
         """`lead` is what the record says of the whole attempt."""
         demand, found = demand_of(lead.waiting.resources), []
@@ -177,7 +221,7 @@ class Memory:
                 gpus=member.gpus,
                 running=member.started,
                 rank=member.rank,
-                ended=MemberEnd.recorded(member.report) if member.report is not None else None,
+                ended=_end_of(member, lead) if member.report is not None else None,
             )
             found.append(live)
             self.live[live.holder] = live
@@ -187,20 +231,49 @@ class Memory:
             live.gang = tuple(found)
         self.backlog.charge(lead.waiting, taken_together(demand, [member.gpu_memory_bytes for member in members]))
 
+    # What cannot be read --------------------------------------------------------------------------------------------
+
+    @property
+    def needs_a_turn(self) -> bool:
+        """Whether something is still to be set aside in the record."""
+        return bool(self.to_hold or self.unreadable_nodes)
+
+    def read(self, job: waiting_jobs.Waiting) -> Waiting | None:
+        """A pending job of the record. None: it cannot be read, and this turn, or the next one, holds it."""
+        try:
+            waiting = waiting_job(job)
+        except Exception as error:
+            self.cannot_be_read(job.id, error)
+            self.to_hold.append(job.id)
+            return None
+        self.unreadable.pop(job.id, None)
+        return waiting
+
+    def cannot_be_read(self, job_id: str, error: Exception) -> None:
+        """A job is not placed; it is held as soon as it would wait."""
+        self.unreadable[job_id] = unreadable.story(error)
+        log.error(line("job_unreadable", job=job_id, reason=unreadable.why(error), where=where(error)))
+
     # Waiting jobs ---------------------------------------------------------------------------------------------
 
     def wait(self, waiting: Waiting, due: float | None = None) -> None:
         """Let a job wait: for the jobs that it comes after; for its time, if `due` (monotonic) is still to come; until
         few enough of its array are at work; for a node.
         """
+        if waiting.job_id in self.unreadable:
+            self.to_hold.append(waiting.job_id)
+            return
         if self.dependencies.hold(waiting, due):
             return
         if due is None or due <= time.monotonic():
             self._wait_for_a_node(waiting)
         else:
-            self.delayed[waiting.job_id] = waiting
-            self._due_of[waiting.job_id] = due
-            heappush(self._due, (due, waiting.job_id))
+            self._delay(waiting, due)
+
+    def _delay(self, waiting: Waiting, due: float) -> None:
+        self.delayed[waiting.job_id] = waiting
+        self._due_of[waiting.job_id] = due
+        heappush(self._due, (due, waiting.job_id))
 
     def wait_until(self, waiting: Waiting, not_before: datetime | None) -> None:
         """Let a job wait for a node, or first for the time that its submitter gave."""
@@ -367,6 +440,35 @@ def waiting_job(job: waiting_jobs.Waiting) -> Waiting:
     resources = tightened(Resources.of_shape(job.shape), job.learned)
     limit_seconds = coarse(job.time_limit_seconds)
     return Waiting(job.id, job.seq, resources, _PRIORITIES[job.priority], job.owner, job.project, limit_seconds)
+
+
+def _rule(array_id: str, rule: Mapping[str, Any] | None) -> SuccessiveHalving | None:
+    """Which jobs of an array end early; none do where nobody can read it."""
+    try:
+        return SuccessiveHalving(**rule) if rule else None
+    except Exception as error:
+        log.error(line("early_stopping_unreadable", array=array_id, reason=unreadable.why(error)))
+        return None
+
+
+def _end_of(member: gangs.Member, lead: Live) -> MemberEnd:
+    """A member's last word. One that cannot be read is none: its work is lost, as with its node."""
+    try:
+        return MemberEnd.recorded(member.report or {})
+    except Exception as error:
+        why = unreadable.why(error)
+        log.error(line("last_word_unreadable", job=lead.job_id, rank=member.rank, reason=why, where=where(error)))
+        report = Ended(
+            node=member.node_id,
+            incarnation=member.incarnation,
+            job=lead.job_id,
+            attempt=lead.number,
+            token=member.token,
+            outcome="failed",
+            cause=Cause.NODE_LOST,
+            message=f"the scheduler cannot read its last word: {why}",
+        )
+        return MemberEnd(report, taken_back=True)
 
 
 def waiting_arrival(arrival: Arrival, sequence: int) -> Waiting:

@@ -10,6 +10,7 @@ from broker.scheduler.memory import Memory
 from broker.scheduler.messages import for_node
 from broker.scheduler.placement import Placement
 from broker.scheduler.turn import Turn
+from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol.headers import Assignment, Membership
 from cyxwiz_tasks.protocol.updates import Update
 from cyxwiz_tasks.states import ASSIGNED
@@ -23,22 +24,21 @@ PLACED_PER_TURN = 1000
 
 
 def place(turn: Turn) -> int:
-    """Place what fits; how many jobs were placed."""
+    """Place what fits; how many jobs found a place. Some of them may have moved on, or cannot be read."""
     memory = turn.memory
-    placements = memory.placer.place(PLACED_PER_TURN, time.monotonic())
+    found = memory.placer.place(PLACED_PER_TURN, time.monotonic())
+    placements = _readable(turn, found)
     if not placements:
-        return 0
+        return len(found)
     assigned = attempts.assign(
         turn.tx, turn.epoch, [new_attempt(placement) for placement in placements], turn.settings.lease_seconds
     )
     members = _place_members(turn, [placement for placement in placements if placement.others], assigned)
-    turn.look_up(list(assigned))
     for placement in placements:
         entry = assigned.get(placement.job_id)
         if entry is None:
             # The record knows better: the job was cancelled or has expired.
-            memory.placer.drop(placement)
-            memory.arrays.leave_place(placement.job_id)
+            _drop(memory, placement)
             continue
         if placement.others:
             live = memory.assigned_gang(placement, members[entry.token], entry.number)
@@ -48,7 +48,25 @@ def place(turn: Turn) -> int:
         for one in live.together:
             publish(turn, one)
     turn.counts["placed"] += len(assigned)
-    return len(assigned)
+    return len(found)
+
+
+def _readable(turn: Turn, placements: list[Placement]) -> list[Placement]:
+    """Those whose messages can be read; the jobs of the others are held."""
+    turn.look_up([placement.job_id for placement in placements])
+    good = [placement for placement in placements if placement.job_id in turn.messages]
+    if len(good) < len(placements):
+        for placement in placements:
+            if placement.job_id not in turn.messages:
+                _drop(turn.memory, placement)
+                turn.memory.cannot_be_read(placement.job_id, ProtocolError("its Celery message is damaged"))
+                turn.memory.wait(placement.waiting)
+    return good
+
+
+def _drop(memory: Memory, placement: Placement) -> None:
+    memory.placer.drop(placement)
+    memory.arrays.leave_place(placement.job_id)
 
 
 def _place_members(turn: Turn, placements: list[Placement], assigned: dict[str, Assigned]) -> dict[int, list[int]]:

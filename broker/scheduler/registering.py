@@ -11,6 +11,7 @@ import logging
 import time
 
 from broker.scheduler import acceptance, opening, stopping
+from broker.scheduler.demand import demand_of
 from broker.scheduler.ending import lose
 from broker.scheduler.log_lines import line
 from broker.scheduler.standing import died
@@ -57,6 +58,8 @@ def register(turn: Turn, report: Register) -> None:
             tried=registered.tried,
         )
         node.faults, node.quarantines = registered.faults, registered.quarantines
+        if known is None:
+            _take_again(turn, report.node)
     except CyxwizError as error:
         log.warning(line("node_refused", node=report.node, reason=str(error)))
         turn.outbox.reply(report.reply_to, ReportReply(committed=False, message=str(error)))
@@ -70,6 +73,12 @@ def register(turn: Turn, report: Register) -> None:
     turn.outbox.beat(report.node)
     turn.outbox.reply(report.reply_to, ReportReply(committed=True))
     log.info(line("node_up", node=report.node, name=report.name, slots=report.capability.slots))
+
+
+def _take_again(turn: Turn, node_id: str) -> None:
+    """What this leader knew to run there, and not of what the node can do, holds its place from now on."""
+    for name, live in turn.memory.on_node(node_id):
+        turn.memory.cluster.take(node_id, name, demand_of(live.waiting.resources), live.gpus)
 
 
 def stopping_soon(turn: Turn, report: Stopping) -> None:

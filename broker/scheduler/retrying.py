@@ -10,7 +10,6 @@ import logging
 
 from broker.scheduler.ending import finish
 from broker.scheduler.log_lines import line
-from broker.scheduler.memory import waiting_job
 from broker.scheduler.messages import Arrival
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.protocol.controls import Stop
@@ -43,7 +42,8 @@ def start_over(turn: Turn, arrival: Arrival, answer: Accepted) -> None:
         turn.memory.stop_waiting(arrival.id)
         # As the record knows it: its attempts may have taught that it needs more than its header asks for.
         for job in waiting_jobs.waiting(turn.tx, [arrival.id]):
-            turn.memory.wait_until(waiting_job(job), arrival.not_before)
+            if (waiting := turn.memory.read(job)) is not None:
+                turn.memory.wait_until(waiting, arrival.not_before)
         turn.counts["retried"] += 1
 
 

@@ -45,6 +45,7 @@ class Turn:
         """A job has ended: nothing is expected of it any more, and others may have waited for it."""
         self.memory.deadlines.forget(job_id)
         self.memory.start_by.pop(job_id, None)
+        self.memory.unreadable.pop(job_id, None)
         self.memory.dependencies.forget(job_id)
         self.over.append(job_id)
         array_id = self.memory.arrays.forget(job_id)
@@ -52,13 +53,14 @@ class Turn:
             self.over.append(array_id)
 
     def look_up(self, job_ids: list[str]) -> None:
-        """See that `messages` holds these jobs, so far as the record knows them."""
+        """See that `messages` holds these jobs, so far as the record knows them and they can be read."""
         missing = [job_id for job_id in job_ids if job_id not in self.messages]
         if missing:
             found = job_messages.messages(self.tx, missing)
             for message in found.values():
                 # Who waited for the scheduler's word has it by now.
-                message.headers.get(HEADER, {}).pop("reply_to", None)
+                if isinstance(ours := message.headers.get(HEADER), dict):
+                    ours.pop("reply_to", None)
             self.messages |= found
 
     def wants_result(self, job_id: str) -> bool:

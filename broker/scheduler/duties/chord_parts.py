@@ -59,6 +59,7 @@ class ChordParts(Duty):
             words = [
                 telling.awaited(turn.messages[outcome.job_id], untold.said_of(outcome))
                 for outcome in outcomes.outcomes(turn.tx, job_ids)
+                if outcome.job_id in turn.messages
             ]
             parts = [(_body_of(word), word) for word in words if word is not None]
             turn.look_up([body for body, _ in parts if body is not None])

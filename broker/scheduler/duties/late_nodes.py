@@ -138,5 +138,5 @@ def _has_exclusive_job(turn: Turn, node_id: str) -> bool:
     """Connections also break on the way, and then the job lives: an exclusive one ends itself before its lease does."""
     job_ids = [live.job_id for _, live in turn.memory.on_node(node_id)]
     turn.look_up(job_ids)
-    messages = (turn.messages.get(job_id) for job_id in job_ids)
-    return any(message is not None and message.headers[HEADER].get("exclusive") for message in messages)
+    headers = (turn.messages[job_id].headers.get(HEADER) for job_id in job_ids if job_id in turn.messages)
+    return any(isinstance(header, dict) and header.get("exclusive") for header in headers)

@@ -53,7 +53,8 @@ class Unstarted(Duty):
             for live in again:
                 live.publications += 1
                 live.published_at = time.monotonic()
-                publish(turn, live)
+                if live.job_id in turn.messages:
+                    publish(turn, live)
             message = f"its node did not start it within {_LIMIT_SECONDS:g} s"
             deaf = {late[name].node_id for name in given_up if not late[name].cancel_asked}
             lost = lose(turn, given_up, Cause.NODE_LOST, message, stop=True)

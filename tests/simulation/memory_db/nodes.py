@@ -40,7 +40,14 @@ def register(tx: Tx, epoch: int, registration: Registration) -> Registered:
     )
 
 
-def mark(tx: Tx, epoch: int, node_ids: Collection[str], state: NodeState, cause: Cause | None = None) -> set[str]:
+def mark(
+    tx: Tx,
+    epoch: int,
+    node_ids: Collection[str],
+    state: NodeState,
+    cause: Cause | None = None,
+    message: str | None = None,
+) -> set[str]:
     gone = state in (NodeState.LOST, NodeState.LEFT)
     moved = set()
     for node_id in dict.fromkeys(node_ids):
@@ -51,7 +58,7 @@ def mark(tx: Tx, epoch: int, node_ids: Collection[str], state: NodeState, cause:
         tx.change(row)
         row.state, row.left_at = str(state), tx.now if gone else None
         actor = "node" if state == NodeState.LEFT else "scheduler"
-        detail = {"incarnation": row.incarnation}
+        detail = {"incarnation": row.incarnation} | ({} if message is None else {"message": message})
         tx.log(epoch, actor, before, str(state), node_id=node_id, cause=cause and str(cause), detail=detail)
         moved.add(node_id)
     return moved
