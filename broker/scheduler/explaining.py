@@ -45,7 +45,10 @@ def answer(turn: Turn, question: Why) -> dict[str, Any]:
         are = "1 of them is" if at_most == 1 else f"{at_most} of them are"
         told = f"The job waits for another job of its array to end: {are} at work, which is its at_most."
         return known | {"text": " ".join([told, *before])}
-    if page["state"] == JobState.PENDING and page["id"] not in turn.memory.delayed:
+    delayed = turn.memory.delayed.get(page["id"])
+    if delayed is not None and (story := turn.memory.parked.story(delayed)) is not None:
+        return known | {"text": " ".join([story, *before])}
+    if page["state"] == JobState.PENDING and delayed is None:
         resources = tightened(Resources.parse(page["resources"]), page["learned"])
         found = explain.why(turn.memory.cluster, turn.memory.backlog, resources, page["id"])
         if (waiting := turn.memory.backlog.find(page["id"])) is not None:

@@ -66,6 +66,7 @@ from broker.scheduler.limits import OwnerLimits
 from broker.scheduler.log_lines import line
 from broker.scheduler.memory import Memory
 from broker.scheduler.outbox import FENCED, Outbox
+from broker.scheduler.parking import Parked, PlacingFailed, blaming
 from broker.scheduler.placing_at_once import place_at_once
 from broker.scheduler.revokes import RevokeListener
 from broker.scheduler.telling import tell
@@ -110,8 +111,12 @@ _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 0.05, 1.0
 _TURN_TRIES = 4
 #: after a failure that no message is to blame for, before anything is tried again
 _FAILURE_PAUSE_SECONDS = 1.0
-#: after placement itself failed, before it is tried again; each failed try reads the record anew
+#: after placement failed for nobody knows whom, or for so many kinds of jobs one after the other that it is not theirs,
+#: before it is tried again
 _PLACING_PAUSE_SECONDS = 5.0
+_PARKED_AT_ONCE = 3
+#: each failure reads the record anew, which is to take this share of the time at most
+_LOADING_SHARE = 0.1
 #: the listener for broadcasts may wait for a Redis that does not answer
 _LISTENER_SECONDS = 2.0
 
@@ -128,7 +133,8 @@ class Leader:
         self.settings, self.engine, self.connect, self.app, self.leadership = settings, engine, connect, app, leadership
         self.redis = connect()
         self.inbox = Inbox(connect, leadership.epoch, dict.fromkeys(INBOX_LISTS, accepting.prepare))
-        self.memory = _memory(settings)
+        self._parked = Parked()
+        self.memory = _memory(settings, self._parked)
         self.duties: list[Duty] = [duty(self) for duty in DUTIES]
         self._due = [0.0] * len(self.duties)
         self._unsent: tuple[Outbox, Sequence[Batch]] | None = None
@@ -136,6 +142,10 @@ class Leader:
         self.placed_all = True
         #: when (monotonic) placement is tried again after it failed
         self._places_from = -math.inf
+        #: what was parked since a turn found no more that fits; whether jobs are placed one a turn, to find who it is
+        self._parked_now, self._one_by_one = 0, False
+        self._short_way_failed = False
+        self._load_seconds = 0.0
         #: Redis refused to write something, as one that is full does
         self._refused = False
         self._connection: Connection
@@ -188,27 +198,44 @@ class Leader:
 
     def load(self) -> None:
         """Read the record into memory."""
+        began = time.monotonic()
         gc.unfreeze()
-        self.memory = _memory(self.settings)
+        self.memory = _memory(self.settings, self._parked)
         with self.engine.begin() as tx:
             assert_current(tx, self.epoch)
             self.memory.load(tx, self.still_here)
             preempting.restore(tx, self.memory, self.settings)
             gang_members.restore(self.memory, self.settings)
             failpoints.hit("scheduler.loading")
+        self._load_seconds = time.monotonic() - began
         # What was loaded stays, and is no garbage: a million waiting jobs would be looked through again and again.
         gc.freeze()
 
     def handle(self, batches: Sequence[Batch]) -> None:
         """One turn for these batches, as often as it takes. A message that no turn can swallow is set aside, alone."""
         failpoints.hit("scheduler.after_take")
-        for tries in range(1, _TURN_TRIES + 1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 self._handle_once(batches)
                 return
+            except PlacingFailed as failed:
+                # No message is to blame: they are handled without whom it failed for, or without placing.
+                self._park(failed)
+                tries = 0
+                continue
             except Exception as error:
                 if is_momentary(error) and tries < _TURN_TRIES:
                     log.warning(line("turn_again", error=type(error.orig).__name__, tries=tries))  # type: ignore[attr-defined]
+                elif is_momentary(error) and is_poison(error) and self._may_place():
+                    # Perhaps it is something that is placed.
+                    self._park(PlacingFailed(error))
+                    tries = 0
+                    continue
+                elif is_poison(error) and self._short_way_failed:
+                    # An ordinary turn tells who is to blame.
+                    self._short_way_failed = self.placed_all = False
                 elif is_poison(error):
                     self._set_poison_aside(batches, error)
                     return
@@ -226,9 +253,12 @@ class Leader:
     def _at_once(self, batches: Sequence[Batch]) -> Turn | None:
         """The short way, for new jobs that find a place as they come; None if there is more to it."""
         turn = Turn(self._connection, self.epoch, self.memory, self.new_outbox(), self.settings)
+        self._short_way_failed = True
         with fences_itself(self._connection):
-            if not place_at_once(turn, batches):
-                return None
+            placed = place_at_once(turn, batches)
+        self._short_way_failed = False
+        if not placed:
+            return None
         failpoints.hit("scheduler.after_commit")
         self.publish(turn.outbox, batches)
         failpoints.hit("scheduler.after_publish")
@@ -255,7 +285,7 @@ class Leader:
             setting_aside.handle(turn)
             self.memory.admit_members()
             if self._may_place():
-                self.placed_all = placing.place(turn) < placing.PLACED_PER_TURN
+                self._place(turn)
             accepting.acknowledge(turn, turn.submissions)
             for question in turn.questions:
                 commands.answer(turn, question)
@@ -263,6 +293,13 @@ class Leader:
         failpoints.hit("scheduler.after_commit")
         self.publish(outbox, batches)
         failpoints.hit("scheduler.after_publish")
+
+    def _place(self, turn: Turn) -> None:
+        limit = 1 if self._one_by_one else placing.PLACED_PER_TURN
+        with blaming():
+            self.placed_all = placing.place(turn, limit) < limit
+        if self.placed_all:
+            self._parked_now, self._one_by_one = 0, False
 
     def publish(self, outbox: Outbox, batches: Sequence[Batch] = ()) -> None:
         """Send what a commit has to say, and forget the batches that it was about.
@@ -321,14 +358,16 @@ class Leader:
                 self._due[number] = time.monotonic() + duty.every_seconds
                 try:
                     counts = {name: count for name, count in duty.run_once().items() if count}
+                except PlacingFailed as failed:
+                    self._park(failed)
+                    continue
                 except Exception as error:
                     if not is_momentary(error) and not is_poison(error):
                         raise
                     # A duty that cannot be done must not keep all others from being done.
                     log.exception(line("duty_failed", duty=type(duty).__name__, where=where(error)))
-                    self._due[number] += _FAILURE_PAUSE_SECONDS
+                    self._due[number] += self._pause_seconds(_FAILURE_PAUSE_SECONDS)
                     self.load()
-                    self._stop_placing_if_it_fails()
                     continue
                 if counts:
                     log.info(line("duty", duty=type(duty).__name__, **counts))
@@ -376,57 +415,44 @@ class Leader:
             duty.redis_is_back()
 
     def _set_poison_aside(self, batches: Sequence[Batch], error: Exception) -> None:
-        """Handle messages one by one after a turn that failed; one that fails alone is rejected.
-
-        None is to blame if a turn without any fails, too: then all are handled without placing.
-        """
+        """Handle messages one by one after a turn that failed; one that fails alone is rejected."""
         # The turn was rolled back, and memory had gone ahead with it.
         self.load()
         messages = [single for batch in batches for single in batch.singles()]
         log.error(line("turn_failed", error=type(error).__name__, messages=len(messages), where=where(error)))
-        if self._stop_placing_if_it_fails():
-            if batches:
-                self.handle(batches)
-        elif not messages:
+        if not messages:
             time.sleep(_FAILURE_PAUSE_SECONDS)
-        elif len(messages) > 1:
+            return
+        if len(messages) > 1:
             for single in messages:
                 self.handle([single])
-        elif messages[0].source not in INBOX_LISTS and self._may_place():
-            # It may only have made room for a job that cannot be placed; a new job may be that one.
-            self._stop_placing(error)
-            self.handle(messages)
-        else:
-            outbox = self.new_outbox()
-            for single in messages:
-                outbox.reject(single.source, single.messages[0], f"it failed its turn: {type(error).__name__}")
-            self.publish(outbox, messages)
+            return
+        outbox = self.new_outbox()
+        for single in messages:
+            outbox.reject(single.source, single.messages[0], f"it failed its turn: {type(error).__name__}")
+        self.publish(outbox, messages)
 
-    def _stop_placing_if_it_fails(self) -> bool:
-        """Try a turn without any message. True: it failed, and nothing is placed for a while."""
-        try:
-            self._in_turn(())
-        except Exception as error:
-            if not is_momentary(error) and not is_poison(error):
-                raise
-            self.load()
-            if is_momentary(error) or not self._may_place():
-                return False
-            self._stop_placing(error)
-            return True
-        return False
+    def _park(self, failed: PlacingFailed) -> None:
+        """Place all others while those are parked for whom placement failed; nobody for a while, if that is not known,
+        or if it failed for others a moment ago.
+        """
+        self.placed_all = False
+        error = {"error": type(failed.error).__name__, "where": where(failed.error)}
+        if failed.key is not None:
+            seconds = self._parked.park(failed, self._pause_seconds(0.0))
+            self._parked_now += 1
+            log.error(line("parked", jobs=failed.key, again_in_seconds=round(seconds), **error))
+        one_by_one, self._one_by_one = self._one_by_one, len(failed.job_ids) > 1
+        if self._parked_now > _PARKED_AT_ONCE or (failed.key is None and (one_by_one or not self._one_by_one)):
+            pause_seconds = self._pause_seconds(_PLACING_PAUSE_SECONDS)
+            self._places_from, self._parked_now = time.monotonic() + pause_seconds, 0
+            waiting = len(self.memory.backlog)
+            log.error(line("nothing_can_be_placed", waiting=waiting, again_in_seconds=round(pause_seconds), **error))
+        self.load()
 
-    def _stop_placing(self, error: Exception) -> None:
-        self.placed_all, self._places_from = False, time.monotonic() + _PLACING_PAUSE_SECONDS
-        log.error(
-            line(
-                "nothing_can_be_placed",
-                error=type(error).__name__,
-                where=where(error),
-                waiting=len(self.memory.backlog),
-                again_in_seconds=_PLACING_PAUSE_SECONDS,
-            )
-        )
+    def _pause_seconds(self, least_seconds: float) -> float:
+        """How long something that has failed is not tried again: longer where the record takes long to read."""
+        return max(least_seconds, self._load_seconds / _LOADING_SHARE)
 
     def _may_place(self) -> bool:
         return self._places_from <= time.monotonic()
@@ -442,10 +468,10 @@ def _of(batches: Sequence[Batch], source: str) -> list[bytes]:
     return [message for batch in batches if batch.source == source for message in batch.messages]
 
 
-def _memory(settings: Settings) -> Memory:
+def _memory(settings: Settings, parked: Parked) -> Memory:
     usual = OwnerLimits(
         running=settings.owner_running_limit,
         waiting=settings.owner_waiting_limit,
         per_minute=settings.owner_submissions_per_minute,
     )
-    return Memory(settings.score_weights, settings.placement, settings.fair_share_half_life_seconds, usual)
+    return Memory(settings.score_weights, settings.placement, settings.fair_share_half_life_seconds, usual, parked)

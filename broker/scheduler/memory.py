@@ -36,6 +36,7 @@ from broker.scheduler.live import Live, MemberEnd
 from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Arrival
 from broker.scheduler.opening import Opening
+from broker.scheduler.parking import Parked
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.quotas import Quota
 from broker.scheduler.shares import taken_together
@@ -62,6 +63,7 @@ class Memory:
         placement: PlacementPolicy = "balanced",
         half_life_seconds: float = HALF_LIFE_SECONDS,
         usual_limits: OwnerLimits | None = None,
+        parked: Parked | None = None,
     ) -> None:
         self.cluster = Cluster(weights, placement)
         self.shares = FairShare(half_life_seconds, Limits(usual_limits))
@@ -70,7 +72,7 @@ class Memory:
         self.placer = Placer(self.cluster, self.backlog, self.claims)
         #: attempts under way, by what holds their place: the job, and for other members of gangs see `holder`
         self.live: dict[str, Live] = {}
-        #: jobs that wait for their `not_before`
+        #: jobs that wait for their `not_before`, or are parked
         self.delayed: dict[str, Waiting] = {}
         self._due: list[tuple[float, str]] = []
         self._due_of: dict[str, float] = {}
@@ -80,6 +82,7 @@ class Memory:
         self.deadlines = Deadlines()
         self.dependencies = Dependencies()
         self.arrays = Arrays()
+        self.parked = parked or Parked()
         #: what this scheduler cannot read of the record, and why: jobs, those of them that wait and are to be held, and
         #: nodes that are to be given up
         self.unreadable: dict[str, str] = {}
@@ -310,11 +313,18 @@ class Memory:
     def admit_members(self) -> None:
         """Let jobs of arrays wait for a node in the place of others of their array that are over."""
         for waiting in self.arrays.admit():
-            self.backlog.add(waiting)
+            self._add_unless_parked(waiting)
 
     def _wait_for_a_node(self, waiting: Waiting) -> None:
         if self.arrays.enter(waiting):
+            self._add_unless_parked(waiting)
+
+    def _add_unless_parked(self, waiting: Waiting) -> None:
+        until = self.parked.until(waiting)
+        if until is None:
             self.backlog.add(waiting)
+        else:
+            self._delay(waiting, until)
 
     def any_expired(self) -> bool:
         """Whether some job's `expires` has passed since this was asked last."""

@@ -24,6 +24,7 @@ from broker.scheduler.demand import demand_of
 from broker.scheduler.fair_share import Account
 from broker.scheduler.holder import holder
 from broker.scheduler.node import Node
+from broker.scheduler.parking import PlacingFailed, blaming
 from broker.scheduler.places import takes_work, without
 from broker.scheduler.scoring import Parts, parts
 from broker.scheduler.shapes import Shapes
@@ -124,9 +125,14 @@ class Placer:
             if queue.rank <= above_rank:
                 break
             candidates: Candidates = queue.candidates
-            if best := candidates.best(1 + _RUNNERS_UP):
-                book = self._book if candidates.demand.nodes == 1 else self._book_gang
-                placed.append(book(self.backlog.pop(queue), candidates, best, queue.account))
+            try:
+                best = candidates.best(1 + _RUNNERS_UP)
+                if best:
+                    book = self._book if candidates.demand.nodes == 1 else self._book_gang
+                    placed.append(book(self.backlog.pop(queue), candidates, best, queue.account))
+            except Exception as error:
+                raise PlacingFailed(error, queue.shape) from error
+            if best:
                 if not candidates.asleep:
                     shapes.woke(candidates)
                 if hopeful:
@@ -154,10 +160,11 @@ class Placer:
             urgent = [queue for queue in self.backlog if queue.rank > claim.rank and not queue.is_held_back]
             if own.is_held_back or any(self._room_for(queue, node) for queue in urgent for node in nodes):
                 continue
-            if len(nodes) > 1:
-                self._place_gang(claim, own, placed)
-            else:
-                self._place_on(nodes[0], claim.waiting, placed)
+            with blaming(own.shape):
+                if len(nodes) > 1:
+                    self._place_gang(claim, own, placed)
+                else:
+                    self._place_on(nodes[0], claim.waiting, placed)
 
     def _place_gang(self, claim: Claim, own: Queue, placed: list[Placement]) -> None:
         """Its nodes are clear: it gets the best there are by now."""
@@ -212,6 +219,10 @@ class Placer:
             pass
 
     def _place_on_kept(self, queue: Queue, claim: Claim, node: Node, placed: list[Placement]) -> bool:
+        with blaming(queue.shape):
+            return self._placed_on_kept(queue, claim, node, placed)
+
+    def _placed_on_kept(self, queue: Queue, claim: Claim, node: Node, placed: list[Placement]) -> bool:
         if (
             queue.head is None
             or queue.is_held_back
@@ -225,7 +236,8 @@ class Placer:
 
     def _room_for(self, queue: Queue, room: Node) -> bool:
         """Whether the next of a queue would fit on a node that takes work, or on a copy of it."""
-        candidates, demand = self._candidates(queue.resources, queue.applicant), demand_of(queue.resources)
+        with blaming(queue.shape):
+            candidates, demand = self._candidates(queue.resources, queue.applicant), demand_of(queue.resources)
         if demand.nodes > 1:
             return False
         if room.slots_free < 1 or room.cpus_free < demand.cpus or room.ram_free_bytes < demand.ram_bytes:
@@ -359,11 +371,17 @@ class _Walk:
                 if isinstance(child, Branch):
                     self._find_out(child)
                 else:
-                    child.refused = self._cluster.refusing(child.resources, child.applicant)
-                    child.candidates = self._shapes.of(child.resources, child.refused)
-                    child.shapes = 1 << child.candidates.number if child.admitted else 0
+                    self._find_out_one(child)
             shapes |= child.shapes or 0
         branch.shapes = shapes
+
+    def _find_out_one(self, queue: Queue) -> None:
+        try:
+            queue.refused = self._cluster.refusing(queue.resources, queue.applicant)
+            queue.candidates = self._shapes.of(queue.resources, queue.refused)
+        except Exception as error:
+            raise PlacingFailed(error, queue.shape) from error
+        queue.shapes = 1 << queue.candidates.number if queue.admitted else 0
 
 
 def _forget_bits(branch: Branch) -> None:

@@ -8,6 +8,7 @@ from broker.scheduler.live import Live
 from broker.scheduler.meeting_point import meeting_point
 from broker.scheduler.memory import Memory
 from broker.scheduler.messages import for_node
+from broker.scheduler.parking import blaming
 from broker.scheduler.placement import Placement
 from broker.scheduler.turn import Turn
 from cyxwiz_tasks.errors import ProtocolError
@@ -23,30 +24,33 @@ from db.job_messages import StoredMessage
 PLACED_PER_TURN = 1000
 
 
-def place(turn: Turn) -> int:
-    """Place what fits; how many jobs found a place. Some of them may have moved on, or cannot be read."""
+def place(turn: Turn, limit: int) -> int:
+    """Place what fits, up to `limit`; how many jobs found a place. Some may have moved on, or cannot be read.
+
+    Raises PlacingFailed.
+    """
     memory = turn.memory
-    found = memory.placer.place(PLACED_PER_TURN, time.monotonic())
-    placements = _readable(turn, found)
-    if not placements:
-        return len(found)
-    assigned = attempts.assign(
-        turn.tx, turn.epoch, [new_attempt(placement) for placement in placements], turn.settings.lease_seconds
-    )
-    members = _place_members(turn, [placement for placement in placements if placement.others], assigned)
+    with blaming():
+        found = memory.placer.place(limit, time.monotonic())
+    with blaming(job_ids=[placement.job_id for placement in found]):
+        placements = _readable(turn, found)
+        rows = [new_attempt(placement) for placement in placements]
+        assigned = attempts.assign(turn.tx, turn.epoch, rows, turn.settings.lease_seconds)
+        members = _place_members(turn, [placement for placement in placements if placement.others], assigned)
     for placement in placements:
         entry = assigned.get(placement.job_id)
         if entry is None:
             # The record knows better: the job was cancelled or has expired.
             _drop(memory, placement)
             continue
-        if placement.others:
-            live = memory.assigned_gang(placement, members[entry.token], entry.number)
-        else:
-            live = memory.assigned(placement, entry.token, entry.number)
-        announce(turn, placement, live)
-        for one in live.together:
-            publish(turn, one)
+        with blaming(job_ids=[placement.job_id]):
+            if placement.others:
+                live = memory.assigned_gang(placement, members[entry.token], entry.number)
+            else:
+                live = memory.assigned(placement, entry.token, entry.number)
+            announce(turn, placement, live)
+            for one in live.together:
+                publish(turn, one)
     turn.counts["placed"] += len(assigned)
     return len(found)
 

@@ -80,6 +80,8 @@ def _book(memory: Memory, arrivals: list[Arrival]) -> dict[str, Placement]:
         return {}  # an ordinary turn counts them
     if any(id in memory.live or memory.backlog.waits_for_the_same(waiting) for id, waiting in new.items()):
         return {}
+    if any(memory.parked.until(waiting) is not None for waiting in new.values()):
+        return {}
     for waiting in new.values():
         memory.backlog.add(waiting)
     found = {placement.job_id: placement for placement in memory.placer.place(len(new) + 1, time.monotonic())}

@@ -12,7 +12,8 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from broker.scheduler import accepting, leader, placing, placing_at_once
+from broker.scheduler import accepting, leader, parking, placing, placing_at_once
+from broker.scheduler.candidates import Candidates
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.processing_lists import ProcessingLists
 from broker.scheduler.leader import Leader
@@ -22,6 +23,7 @@ from cyxwiz_tasks import failpoints
 from cyxwiz_tasks.errors import ProtocolError
 from cyxwiz_tasks.protocol.commands import SetLimits
 from cyxwiz_tasks.protocol.names import COMMANDS, INBOX, REJECTED, REPORTS
+from db import attempts
 from tests.integration.control_plane import Scheduler
 from tests.integration.record import end_session_of_leader
 from tests.integration.waiting import until
@@ -292,7 +294,6 @@ def test_a_message_that_no_turn_can_swallow_is_set_aside_alone(plane, monkeypatc
 
 
 def test_a_placement_that_fails_costs_no_message_and_goes_on_once_it_works(plane, monkeypatch, caplog):
-    plane.expected_failures |= {duty.__name__ for duty in leader.DUTIES}  # one may come before the first message
     original, broken = Placer.place, threading.Event()
 
     def place(self, *args):
@@ -321,10 +322,10 @@ def test_a_placement_that_fails_costs_no_message_and_goes_on_once_it_works(plane
 def test_a_report_that_makes_room_for_a_job_that_cannot_be_placed_is_not_rejected(plane, monkeypatch):
     original, broken = placing.place, threading.Event()
 
-    def place(turn):
+    def place(turn, limit):
         if broken.is_set() and turn.counts["ended"] + turn.counts["completed"] + len(turn.over):
             raise ZeroDivisionError
-        return original(turn)
+        return original(turn, limit)
 
     monkeypatch.setattr(placing, "place", place)
     monkeypatch.setattr(leader, "_PLACING_PAUSE_SECONDS", 0.5, raising=False)
@@ -336,6 +337,54 @@ def test_a_report_that_makes_room_for_a_job_that_cannot_be_placed_is_not_rejecte
         broken.set()
         assert node.end(assignment).committed
         assert plane.redis.llen(REJECTED) == 0
+
+
+def test_a_kind_of_jobs_whose_placement_fails_is_parked_and_all_others_are_placed(plane, monkeypatch):
+    original, broken = Candidates.best, threading.Event()
+
+    def best(self, count):
+        if broken.is_set() and self.demand.cpus == 3:
+            raise ZeroDivisionError
+        return original(self, count)
+
+    monkeypatch.setattr(Candidates, "best", best)
+    monkeypatch.setattr(parking, "_FIRST_SECONDS", 1.0)
+    broken.set()
+    with plane.scheduler():
+        node = plane.node(slots=1)
+        bad = [plane.submit(number, resources={"cpus": 3}, priority="high") for number in range(2)]
+        for number in range(3):
+            good = plane.submit(number)
+            assert node.run().job == good
+        assert "failed when it was to place this job (ZeroDivisionError)" in str(plane.client.why(bad[0]))
+        assert plane.redis.llen(REJECTED) == 0
+        broken.clear()
+        assert {node.run().job for _ in bad} == set(bad)
+
+
+@pytest.mark.parametrize("where", [(placing, "publish"), (attempts, "assign")], ids=["publish", "assign"])
+def test_a_job_that_cannot_be_recorded_as_placed_is_parked_alone(plane, monkeypatch, where):
+    owner, name = where
+    original, broken, bad = getattr(owner, name), threading.Event(), list[str]()
+
+    def fail_for_one(*args):
+        ids = [args[1].job_id] if name == "publish" else [row.job_id for row in args[2]]
+        if broken.is_set() and set(bad) & set(ids):
+            raise ZeroDivisionError
+        return original(*args)
+
+    monkeypatch.setattr(owner, name, fail_for_one)
+    monkeypatch.setattr(parking, "_FIRST_SECONDS", 1.0)
+    broken.set()
+    with plane.scheduler():
+        ids = [plane.submit(number) for number in range(4)]
+        bad.append(ids[1])
+        node = plane.node(slots=4)
+        assert {node.run().job for _ in range(3)} == {ids[0], *ids[2:]}
+        assert plane.job(bad[0])["attempts"] == 0
+        broken.clear()
+        assert node.run().job == bad[0]
+    assert plane.broken_rules() == {}
 
 
 def test_a_new_leader_finds_places_taken_and_jobs_where_they_were(plane):
