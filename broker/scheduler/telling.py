@@ -78,7 +78,7 @@ def awaited(message: StoredMessage, outcome: Outcome) -> LastWord | None:
         raw = base64.b64decode(message.body) if _is_base64(message) else message.body.encode()
         args, kwargs, embedded = json.loads(raw)
         waiters = {name: embedded.get(name) for name in _WAITERS}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     if not any(waiters.values()):
         return None
@@ -101,7 +101,7 @@ def tell(app: Celery, words: deque[LastWord]) -> None:
             raise
         except Exception as failure:
             # A callback of the user's that cannot be called must not stop the scheduler; the record has the job's end.
-            log.warning(line("callbacks_failed", job=words[0].request["id"], error=type(failure).__name__))
+            log.warning(line("callbacks_failed", job=words[0].request.get("id"), error=type(failure).__name__))
         words.popleft()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sqlalchemy import text
 
 from cyxwiz_tasks.errors import InvalidJob
+from cyxwiz_tasks.protocol.names import HEADER, INBOX
 from tests.integration.waiting import until
 
 BAD = '{"labels":{"rack":NaN}}'
@@ -121,3 +124,15 @@ def test_a_header_that_cannot_be_read_keeps_no_node_from_being_given_up(plane):
         node.die()
         plane.wait_for(other.job, "pending")
         assert plane.job(bad.job)["state"] == "failed"
+
+
+def test_arguments_that_are_nested_too_deep_keep_no_other_job_from_expiring(plane):
+    message = plane.redis_message(plane.signature())
+    message["body"], deep = "[" * 50_000 + "]" * 50_000, message["headers"]["id"]
+    message["properties"].pop("body_encoding", None)
+    message["headers"][HEADER]["start_by_seconds"] = 0.2
+    with plane.scheduler():
+        plane.redis.lpush(INBOX, json.dumps(message))
+        other = plane.submit(2, start_by=0.2)
+        for job_id in (deep, other):
+            assert plane.wait_for(job_id, "cancelled")["cause"] == "expired"
