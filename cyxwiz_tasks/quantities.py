@@ -6,6 +6,7 @@ bytes), as cards and memory modules are sold.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +28,10 @@ def parse_size(text: str | int) -> int:
     found = _SIZE.match(text) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f'"{text}" is not a size: write a number and a unit, such as "24GB" or "512MB"')
-    return int(float(found[1]) * UNITS[(found[2].upper() + "B") if found[2] else ""])
+    size_bytes = float(found[1]) * UNITS[(found[2].upper() + "B") if found[2] else ""]
+    if not math.isfinite(size_bytes):
+        raise ValueError("it has more digits than any size")
+    return int(size_bytes)
 
 
 def show_size(size_bytes: int) -> str:

@@ -12,7 +12,7 @@ from broker.scheduler.memory import waiting_arrival
 from broker.scheduler.messages import Arrival, Refused, read
 from broker.scheduler.retrying import start_over
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobConflict
+from cyxwiz_tasks.errors import CyxwizError, InvalidJob, JobConflict, ProtocolError
 from cyxwiz_tasks.protocol.names import HEADER
 from cyxwiz_tasks.protocol.updates import Ack
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, JobState, Priority
@@ -33,15 +33,19 @@ class Submission:
     answer: Accepted
 
 
-def prepare(raw: bytes) -> tuple[Arrival, NewJob] | Exception:
+def prepare(raw: bytes) -> tuple[Arrival, NewJob] | Refused:
     """A message on its way to `accept`: read, or why it cannot be."""
     try:
         arrival = read(raw)
         job = _new_job(arrival)
         _ = job.row  # made here, in the source's thread, so that the loop finds it ready
         return arrival, job
+    except Refused as refused:
+        return refused
     except Exception as error:
-        return error
+        # Reading needs nothing but the message: that is to blame, and no turn need fail to find it out.
+        log.exception(line("message_unreadable", bytes=len(raw)))
+        return Refused(ProtocolError(f"the message cannot be read: {type(error).__name__}"))
 
 
 def accept(turn: Turn, batch: Batch) -> list[Submission]:
@@ -50,8 +54,6 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
     for raw, prepared in zip(batch.messages, batch.readings, strict=True):
         if isinstance(prepared, Refused):
             _refuse(turn, batch.source, raw, prepared)
-        elif isinstance(prepared, Exception):
-            raise prepared
         else:
             good.append(prepared)
     if any(arrival.header.after for arrival, _ in good):

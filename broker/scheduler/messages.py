@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from cyxwiz_tasks.complaints import reason
 from cyxwiz_tasks.errors import CyxwizError, InvalidJob, ProtocolError
-from cyxwiz_tasks.protocol.headers import VERSION, Assignment, JobHeader
+from cyxwiz_tasks.protocol.headers import LONGEST_SECONDS, VERSION, Assignment, JobHeader
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, HEADER, TRAIN_TASK, node_queue
 from cyxwiz_tasks.resources import Resources
 
@@ -140,7 +140,9 @@ def _arrival(text: str, message: dict[str, Any], headers: dict[str, Any], ours: 
         )
     ours.pop("reply_to", None)
     del message["headers"], message["body"]
-    time_limits = headers.get("timelimit") or (None,)
+    time_limits = headers.get("timelimit") or [None]
+    if not isinstance(time_limits, list):
+        raise InvalidJob("timelimit", f"{time_limits!r} is no list of two numbers of seconds")
     return Arrival(
         id=id,
         task=task,
@@ -208,7 +210,7 @@ def _moment(field: str, value: Any) -> datetime | None:
 def _seconds(field: str, value: Any) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or not 0 < value <= LONGEST_SECONDS:
         raise InvalidJob(field, f"{value!r} is not a number of seconds")
     return float(value)
 

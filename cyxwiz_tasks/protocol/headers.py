@@ -13,6 +13,10 @@ from cyxwiz_tasks.states import Priority
 
 VERSION = 1
 
+#: three hundred years: beyond, a database's moments end
+LONGEST_SECONDS = 1e10
+Seconds = Annotated[float, Field(ge=-LONGEST_SECONDS, le=LONGEST_SECONDS, allow_inf_nan=False)]
+
 #: jobs of one array
 ARRAY_LIMIT = 100_000
 
@@ -53,11 +57,11 @@ class JobHeader(Message):
     idempotency_key: str | None = None
     owner: str = ""
     project: str = ""
-    time_limit_seconds: float | None = None
+    time_limit_seconds: Seconds | None = None
     #: from its acceptance on: cancelled if it has not started by then
-    start_by_seconds: float | None = None
+    start_by_seconds: Seconds | None = None
     #: from its acceptance on: ended wherever it is if it has not ended by then
-    deadline_seconds: float | None = None
+    deadline_seconds: Seconds | None = None
     #: further tries after an end that is the job's own fault; what nodes do to it never counts
     max_retries: int = 0
     #: names of exceptions, with or without their module: only these are tried again (empty: every one)

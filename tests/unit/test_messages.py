@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from broker.scheduler import accepting
 from broker.scheduler.messages import MESSAGE_LIMIT_BYTES, Refused, for_node, read
 from cyxwiz_tasks.celery_app import make_app
 from cyxwiz_tasks.envelope import envelope
@@ -46,6 +47,37 @@ def test_a_time_without_a_zone_is_utc_and_celerys_time_limit_is_taken():
     found = read(json.dumps(sent).encode())
     assert found.expires_at == datetime(2030, 1, 1, tzinfo=UTC)
     assert found.time_limit_seconds == 90.0
+
+
+@pytest.mark.parametrize("name", ["time_limit_seconds", "start_by_seconds", "deadline_seconds"])
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e300, -1e300])
+def test_times_that_no_moment_can_be_made_of_are_refused(name, seconds):
+    with pytest.raises(Refused, match=name):
+        read(json.dumps(message({name: seconds})).encode())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"timelimit": 90},
+        {"timelimit": [10**400, None]},
+        {HEADER: {"version": 1, "resources": {"ram": "9" * 400 + "TB"}}},
+    ],
+)
+def test_whatever_is_odd_about_a_message_it_alone_is_refused_before_any_turn(odd):
+    sent = message()
+    sent["headers"] |= odd
+    prepared = accepting.prepare(json.dumps(sent).encode())
+    assert isinstance(prepared, Refused)
+    assert prepared.id == JOB
+
+
+def test_a_failure_to_read_a_message_is_a_refusal_of_it(monkeypatch):
+    def fail(raw):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(accepting, "read", fail)
+    assert "ZeroDivisionError" in str(accepting.prepare(raw()))
 
 
 def test_the_digest_is_of_task_arguments_and_resources():
