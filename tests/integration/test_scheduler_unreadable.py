@@ -7,8 +7,10 @@ import json
 import pytest
 from sqlalchemy import text
 
+from cyxwiz_tasks.broker_connection import connect
 from cyxwiz_tasks.errors import InvalidJob
-from cyxwiz_tasks.protocol.names import HEADER, INBOX
+from cyxwiz_tasks.protocol.names import BEATS, HEADER, INBOX, telemetry_key
+from tests.integration.fake_node import FakeNode
 from tests.integration.waiting import until
 
 BAD = '{"labels":{"rack":NaN}}'
@@ -136,3 +138,23 @@ def test_arguments_that_are_nested_too_deep_keep_no_other_job_from_expiring(plan
         other = plane.submit(2, start_by=0.2)
         for job_id in (deep, other):
             assert plane.wait_for(job_id, "cancelled")["cause"] == "expired"
+
+
+def test_a_node_that_claims_what_no_column_holds_is_refused_and_told_so(plane, caplog):
+    with plane.scheduler():
+        node = FakeNode(connect(plane.broker_url), "boaster", cpu_cores=2**70)
+        plane.nodes.append(node)
+        reply = node.register()
+        assert (reply.committed, (reply.message or "").split()[0]) == (False, "cpu_cores")
+        assert "turn_failed" not in caplog.text
+        job_id = plane.submit()
+        assert plane.node().run().job == job_id
+
+
+def test_what_is_no_id_among_the_beats_keeps_no_silent_node_from_being_found(plane):
+    with plane.scheduler():
+        node = plane.node()
+        plane.redis.zadd(BEATS, {b"\xff\xfe": 1.0})
+        plane.redis.set(telemetry_key(node.id), "[" * 100_000)
+        node.die()
+        until(lambda: [row["state"] for row in plane.client.nodes()] == ["lost"])

@@ -127,5 +127,5 @@ class Ghosts(Duty):
 def _token(raw: bytes) -> int | None:
     try:
         return int(json.loads(raw)["headers"][ASSIGNMENT_HEADER]["token"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -103,13 +103,13 @@ class LateNodes(Duty):
         answer: Any = self.leader.redis.eval(_ASK, 1, BEATS, suspect_after_seconds)
         now, members, late = answer
         pairs = zip(late[::2], late[1::2], strict=True)
-        return float(now), int(members), {node_id.decode(): float(beat) for node_id, beat in pairs}
+        return float(now), int(members), {_id(node_id): float(beat) for node_id, beat in pairs}
 
     def _compare(self, now: float) -> None:
         """Redis lost nodes that are known (then their silence counts from now), or has some that are not."""
         redis, cluster = self.leader.redis, self.leader.memory.cluster
         found: Any = redis.zrange(BEATS, 0, -1, withscores=True)
-        beats: dict[str, float] = {node_id.decode(): beat for node_id, beat in found}
+        beats: dict[str, float] = {_id(node_id): beat for node_id, beat in found}
         # One that was not heard of by this leader yet stays suspect until it is.
         unheard = now - self.leader.settings.suspect_after_seconds - GAP_SECONDS
         missing = {
@@ -132,6 +132,11 @@ class LateNodes(Duty):
         outbox = self.leader.new_outbox()
         outbox.control(node_id, RegisterAgain())
         self.leader.publish(outbox)
+
+
+def _id(member: bytes) -> str:
+    """Whatever stands in the list of beats that is no id is of no node that anybody knows."""
+    return member.decode(errors="replace")
 
 
 def _has_exclusive_job(turn: Turn, node_id: str) -> bool:

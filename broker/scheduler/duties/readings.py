@@ -52,6 +52,6 @@ class Readings(Duty):
 def _reading(text: bytes | None) -> dict[str, Any] | None:
     try:
         reading = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return reading if isinstance(reading, dict) else None
