@@ -6,13 +6,15 @@ import logging
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from broker.scheduler import draining, explaining, quota_commands, releasing, scheduling, sharing, stopping
 from broker.scheduler.ending import finish
+from broker.scheduler.failures import is_poison, where
 from broker.scheduler.log_lines import line
 from broker.scheduler.revokes import Revoke
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.errors import CyxwizError, NotFound
+from cyxwiz_tasks.errors import CyxwizError, NotFound, ProtocolError
 from cyxwiz_tasks.protocol.commands import (
     AddSchedule,
     Cancel,
@@ -30,6 +32,7 @@ from cyxwiz_tasks.protocol.commands import (
 from cyxwiz_tasks.protocol.queries import Reply
 from cyxwiz_tasks.states import ACCEPTED, CELERY_STATES, Cause, JobState
 from db import arrays, jobs
+from db.reports import known_id
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +56,7 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
             case Why():
                 turn.questions.append(command)
             case Revoke():
-                for job_id in command.jobs:
-                    _revoke(turn, job_id, command.terminate)
+                _revoke(turn, command)
             case _:
                 turn.outbox.reply(command.reply_to, _done(turn, command))
 
@@ -65,6 +67,14 @@ def answer(turn: Turn, question: Why) -> None:
         reply = Reply(value=explaining.answer(turn, question))
     except CyxwizError as error:
         reply = _refusal(error)
+    except Exception as error:
+        if not is_poison(error) or isinstance(error, DBAPIError):
+            raise  # the transaction is of no use any more
+        # It only reads: all that was done in this turn stands, and needs no second try without the question.
+        log.exception(line("question_failed", job=question.job, where=where(error)))
+        reply = _refusal(
+            ProtocolError(f"the scheduler failed on this question ({type(error).__name__}): its log says more")
+        )
     turn.outbox.reply(question.reply_to, reply)
 
 
@@ -105,15 +115,27 @@ def _value(turn: Turn, command: _Deed) -> Any:
     return value
 
 
-def _revoke(turn: Turn, job_id: str, terminate: bool) -> None:
-    live = turn.memory.live.get(job_id)
-    if live is not None and live.running and not terminate:
-        return
-    try:
-        cancel(turn, job_id, "revoked")
-    except NotFound:
-        # Celery's broadcast names tasks of other applications too.
-        log.debug(line("revoke_of_unknown", id=job_id))
+def _revoke(turn: Turn, command: Revoke) -> None:
+    """End those of these jobs that wait, all by one statement: a broadcast may name as many as are recorded. It names
+    tasks of other applications, too.
+    """
+    ids = [job_id for job_id in dict.fromkeys(map(known_id, command.jobs)) if job_id is not None]
+    live = {job_id: turn.memory.live[job_id] for job_id in ids if job_id in turn.memory.live}
+    _cancel_waiting(turn, [job_id for job_id in ids if job_id not in live], "revoked")
+    for job_id, attempt in live.items():
+        if command.terminate or not attempt.running:
+            cancel(turn, job_id, "revoked")
+
+
+def _cancel_waiting(turn: Turn, job_ids: list[str], message: str) -> int:
+    """End those of these jobs that have no attempt under way; how many did."""
+    waiting = jobs.cancel_waiting(turn.tx, turn.epoch, job_ids, message=message)
+    turn.look_up(waiting)
+    for job_id in waiting:
+        turn.memory.stop_waiting(job_id)
+        finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, message)
+    turn.counts["cancelled"] += len(waiting)
+    return len(waiting)
 
 
 def cancel(turn: Turn, job_id: str, reason: str) -> str:
@@ -143,15 +165,10 @@ def cancel_array(turn: Turn, array_id: str, reason: str) -> int:
     live = [job_id for job_id in going_on if job_id in turn.memory.live]
     # Those that wait go at once, all by one statement.
     message = reason or "its array was cancelled"
-    waiting = jobs.cancel_waiting(turn.tx, turn.epoch, going_on, message=message)
-    turn.look_up(waiting)
-    for job_id in waiting:
-        turn.memory.stop_waiting(job_id)
-        finish(turn, job_id, JobState.CANCELLED, Cause.CANCELLED, message)
+    waiting = _cancel_waiting(turn, going_on, message)
     for job_id in live:
         cancel(turn, job_id, message)
-    turn.counts["cancelled"] += len(waiting)
-    return len(waiting) + len(live)
+    return waiting + len(live)
 
 
 def _refusal(error: CyxwizError) -> Reply:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 import pytest
 from celery import chord
 
 from cyxwiz_tasks.errors import NotFound
 from cyxwiz_tasks.protocol.names import progress_key
+from db import jobs
 from tests.integration.waiting import until
 
 
@@ -119,6 +121,22 @@ def test_nobody_cancels_what_is_not_there(plane):
         until_the_scheduler_listens(plane)
         plane.app.control.revoke("a task of another application", terminate=True)
         plane.submit()
+
+
+def test_a_broadcast_that_names_very_many_tasks_costs_one_statement_for_all_that_wait(plane, monkeypatch):
+    asked_one_by_one = []
+    monkeypatch.setattr(jobs, "request_cancel", lambda tx, epoch, job_id, reason: asked_one_by_one.append(job_id))
+    with plane.scheduler():
+        waiting = [plane.submit(number) for number in range(2)]
+        delayed = plane.signature(3).apply_async(countdown=3600).id
+        until(lambda: len(plane.client.jobs()) == 3)
+        until_the_scheduler_listens(plane)
+        others = [str(uuid.uuid4()) for _ in range(3000)]
+        plane.app.control.revoke([*waiting, *others, "a task of another application", delayed])
+        for job_id in (*waiting, delayed):
+            assert plane.wait_for(job_id, "cancelled")["message"] == "revoked"
+    assert asked_one_by_one == []
+    assert plane.broken_rules() == {}
 
 
 def test_a_chord_hears_of_its_cancelled_parts(plane):

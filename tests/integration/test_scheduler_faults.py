@@ -12,7 +12,7 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from broker.scheduler import accepting, leader, parking, placing, placing_at_once
+from broker.scheduler import accepting, explain, leader, parking, placing, placing_at_once
 from broker.scheduler.candidates import Candidates
 from broker.scheduler.duties.late_nodes import LateNodes
 from broker.scheduler.duties.processing_lists import ProcessingLists
@@ -385,6 +385,19 @@ def test_a_job_that_cannot_be_recorded_as_placed_is_parked_alone(plane, monkeypa
         broken.clear()
         assert node.run().job == bad[0]
     assert plane.broken_rules() == {}
+
+
+def test_a_question_that_fails_is_answered_and_costs_no_second_turn(plane, monkeypatch, caplog):
+    def fail(*args, **keywords):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(explain, "why", fail)
+    with plane.scheduler():
+        job_id = plane.submit()
+        with pytest.raises(ProtocolError, match="ZeroDivisionError"):
+            plane.client.why(job_id)
+        assert plane.redis.llen(REJECTED) == 0
+        assert "turn_failed" not in caplog.text
 
 
 def test_a_new_leader_finds_places_taken_and_jobs_where_they_were(plane):
