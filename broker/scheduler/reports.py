@@ -97,6 +97,8 @@ def ended(turn: Turn, reports: list[Ended]) -> None:
     turn.counts["ended"] += sum(answer.committed and not answer.repeated for answer in settled)
 
 
+_LAST_MOMENT = 1e12
+
 _FENCED = "this attempt is not the job's current one any more: its place was given to another, or the job was cancelled"
 
 
@@ -122,8 +124,8 @@ def _valid(turn: Turn, reports: list[Any], make: Any) -> list[tuple[Any, Any]]:
 
 
 def _moment(row: dict[str, Any]) -> float:
-    at = row.get("at")
-    return float(at) if isinstance(at, int | float) else time.time()
+    at = row.get("at")  # a job may report something of that name: it is no number then, or any
+    return float(at) if isinstance(at, int | float) and abs(at) <= _LAST_MOMENT else time.time()
 
 
 def _first_line(error: Exception) -> str:

@@ -158,3 +158,15 @@ def test_what_is_no_id_among_the_beats_keeps_no_silent_node_from_being_found(pla
         plane.redis.set(telemetry_key(node.id), "[" * 100_000)
         node.die()
         until(lambda: [row["state"] for row in plane.client.nodes()] == ["lost"])
+
+
+def test_a_moment_that_a_job_makes_up_fails_no_turn(plane, caplog):
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assignment = node.take()[0]
+        node.start(assignment)
+        node.tell(assignment, {"at": 10**400, "loss": 0.5})
+        assert node.end(assignment).committed
+        assert [row["values"]["loss"] for row in plane.client.requests.query("metrics", id=job_id)] == [0.5]
+        assert "turn_failed" not in caplog.text
