@@ -18,8 +18,8 @@ def take_output(log_fd: int) -> None:
         os.close(fd)
     # By lines: a pipe would be buffered by blocks, and nobody would see what a running job prints. The second names
     # too: programs that silence a library put them back with `sys.stdout = sys.__stdout__`.
-    sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc, assignment]
 
 
 def flush() -> None:
