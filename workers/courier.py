@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from cyxwiz_tasks.protocol.reports import Ended
+from cyxwiz_tasks.protocol.reports import Ended, Process
 from cyxwiz_tasks.states import Cause
 from workers.attempt_cgroup import AttemptCgroup
 from workers.confirm import confirm
@@ -89,6 +89,7 @@ def end_of_interrupted(begun: Begun) -> Ended:
         outcome="failed",
         cause=Cause.NODE_LOST,
         message="its node's agent ended without warning, and the job's processes with it",
+        process=Process(pid=begun.pid, device=begun.device),
     )
 
 

@@ -102,8 +102,9 @@ def _begin(task: Task, process: WarmProcess, node: Node, handover: Handover) -> 
     )
     node.reporter.watch(reports)
     if handover.given:
-        node.journal.begun(Begun(**reports.identity, pid=process.pid, started=process.started, boot=boot_id()))
-        node.attempts.started(assignment.token, Process(pid=process.pid, device=attempt.device))
+        runs = Process(pid=process.pid, device=attempt.device)
+        node.journal.begun(Begun(**reports.identity, **runs.model_dump(), started=process.started, boot=boot_id()))
+        node.attempts.started(assignment.token, runs)
         reports.started(process.pid, attempt.device)
     return attempt
 
@@ -180,6 +181,7 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         exception_bases=outcome.exception_bases,
         traceback=_stored(outcome.traceback),
         exit_code=attempt.exit_code,
+        process=attempt.node.attempts.begun().get(attempt.assignment.token),
         result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
         retry=following.text if following is not None else None,

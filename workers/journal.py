@@ -41,6 +41,8 @@ class Begun:
     #: when the process started, as `workers.process_tree.started_at` tells it, and in which run of the machine
     started: float | None
     boot: str
+    #: "" in a journal of an older release
+    device: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:

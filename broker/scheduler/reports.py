@@ -43,6 +43,7 @@ def handle(turn: Turn, source: str, raws: list[bytes]) -> None:
         by_kind[Register if kind in (Stopping, Left) else kind].append(report)
     started(turn, by_kind[Started])
     told(turn, by_kind[Metrics])
+    started(turn, _unheard(turn, by_kind[Ended]))
     ended(turn, by_kind[Ended])
     for report in by_kind[Register]:
         if isinstance(report, Left):
@@ -66,6 +67,16 @@ def started(turn: Turn, reports: list[Started]) -> None:
                 of_members.append(start)
     gangs.start(turn.tx, of_members)
     turn.counts["started"] += len(moved)
+
+
+def _unheard(turn: Turn, reports: list[Ended]) -> list[Started]:
+    """Starts of which only the end tells, because the word of them was lost."""
+    found = []
+    for report in reports:
+        live = turn.memory.of_token(report.job, report.token)
+        if live is not None and not live.running and report.process is not None:
+            found.append(Started(**live.identity, **report.process.model_dump()))
+    return found
 
 
 def told(turn: Turn, reports: list[Metrics]) -> None:

@@ -77,6 +77,8 @@ class Ended(AttemptReport):
     exception_bases: tuple[str, ...] = ()
     traceback: str | None = None
     exit_code: int | None = None
+    #: what ran it, if its start was told; that word may be lost
+    process: Process | None = None
     #: what the function returned; None too where it is larger than `result_limit_bytes`
     result: JsonValue = None
     seconds: float = 0.0

@@ -131,6 +131,7 @@ class TestJournal:
             scheduler.client.lpush(control_key(scheduler.node.node), RegisterAgain().model_dump_json())
             scheduler.answers = True
             assert job.get(timeout=20) == "went"
+            assert scheduler.of("ended", job.id)[-1].process.pid == started.pid, "and with its end"
             wait_until(lambda: running().get("number") and not running().get("tokens"))
             assert wait_until(lambda: [r for r in scheduler.of("register") if r.running])[0].running == (token,)
 

@@ -9,6 +9,7 @@ from threading import Thread
 import pytest
 
 from cyxwiz_tasks.errors import JobCancelled, JobFailed
+from cyxwiz_tasks.protocol.reports import Process
 from cyxwiz_tasks.states import Cause
 from db import jobs
 from tests.integration.waiting import until
@@ -177,3 +178,22 @@ def test_a_job_that_has_started_once_has_kept_its_start_by(plane):
         assert plane.job(job_id)["state"] == "pending"
         node.end(second)
         assert node.run().job == job_id
+
+
+def test_a_job_of_whose_start_its_end_alone_tells_has_kept_its_start_by(plane):
+    with plane.scheduler():
+        node = plane.node(slots=1)
+        job_id = plane.submit(start_by=0.8)
+        assignment, _ = node.take()
+        blocker = plane.submit(2, priority="high")
+        process = Process(pid=4711, device="cpu")
+        assert node.end(assignment, "preempted", cause="preempted", process=process).committed
+        second, _ = node.take()
+        assert second.job == blocker
+        late = plane.submit(3, start_by=1.0, priority="low")
+        plane.wait_for(late, "cancelled")
+        node.start(assignment)  # too late: the attempt is over
+        node.end(second)
+        assert node.run().job == job_id
+    states = [state for state, _ in plane.causes(job_id)]
+    assert states == ["pending", "assigned", "running", "pending", "assigned", "running", "completed"]

@@ -25,7 +25,7 @@ from cyxwiz_tasks.protocol.names import (
     reply_key,
     running_key,
 )
-from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Register, ReportReply, Started, Stopping
+from cyxwiz_tasks.protocol.reports import Ended, Left, Metrics, Process, Register, ReportReply, Started, Stopping
 from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.states import Cause
 from tests.simulation.fake_redis import FakeRedis
@@ -364,6 +364,7 @@ class SimNode:
             cause=cause,
             message=message,
             exit_code=exit_code,
+            process=None if run.began_at is None else Process.model_validate(_PROCESS),
             result=result,
             seconds=0.0 if run.began_at is None else self.world.now - run.began_at,
             had_memory_bytes=2**30 if cause == Cause.OUT_OF_MEMORY else None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from cyxwiz_tasks.protocol.reports import Ended
+from cyxwiz_tasks.protocol.reports import Ended, Process
+from workers.courier import end_of_interrupted
 from workers.journal import Begun, Journal
 
 IDENTITY = {"node": "n", "incarnation": "i", "job": "j", "attempt": 1}
@@ -29,6 +32,16 @@ def path(tmp_path: Path) -> Path:
 
 def opened(path: Path) -> Journal:
     return Journal(path)
+
+
+def test_the_end_of_what_was_interrupted_says_that_it_had_begun(path):
+    opened(path).begun(replace(begun(1), device="cuda:0"))
+    older = {name: value for name, value in asdict(begun(2)).items() if name != "device"}
+    with path.open("a") as file:
+        file.write(json.dumps({"begun": older}) + "\n")
+    ends = [end_of_interrupted(one) for one in opened(path).interrupted()]
+    assert [end.process for end in ends] == [Process(pid=101, device="cuda:0"), Process(pid=102, device="")]
+    assert {end.cause for end in ends} == {"node_lost"}
 
 
 def test_what_was_begun_and_ended_is_found_again(path):
