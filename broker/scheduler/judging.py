@@ -58,7 +58,7 @@ def lost(turn: Turn, job_id: str, cause: Cause, message: str) -> End:
         node.name if node is not None else "",
         live.node_id,
         message,
-        started=live.running,
+        started=_has_begun(live),
         seconds=time.monotonic() - live.assigned_at,
     )
 
@@ -73,12 +73,18 @@ def reported(turn: Turn, report: Ended, live: Live) -> End:
         node.name if node is not None else "",
         report.node,
         report.message or "",
+        started=_has_begun(live),
         # An agent that speaks for the one before it does not know.
         seconds=report.seconds or time.monotonic() - live.assigned_at,
         exceptions=report.exception_bases or ((report.exception,) if report.exception else ()),
         ran_out_of=ran_out_of,
         had_bytes=had_bytes,
     )
+
+
+def _has_begun(live: Live) -> bool:
+    """Of a gang: whether any member has."""
+    return any(one.running for one in live.together)
 
 
 def _memory(report: Ended, live: Live, node: Node | None) -> tuple[str, int | None]:

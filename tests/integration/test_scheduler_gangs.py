@@ -155,6 +155,21 @@ def test_who_had_to_follow_another_explains_nothing_also_under_the_next_leader(p
         assert plane.wait_for(job_id, "failed")["message"].startswith("rank 0 of 3")
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_gang_that_was_lost_before_any_member_began_took_no_node_down(plane, has_begun):
+    plane.settings = plane.settings.model_copy(update={"poison_limit": 1})
+    with plane.scheduler():
+        nodes = three(plane)
+        job_id = plane.submit(resources={"nodes": 3})
+        gang = taken(nodes, start=False)
+        if has_begun:
+            gang[1][0].start(gang[1][1])
+        assert gang[2][0].leave().committed
+        for node, attempt in gang[:2]:
+            assert node.end(attempt, "preempted").committed
+        assert plane.wait_for(job_id, "held" if has_begun else "pending")["cause"] == "node_lost"
+
+
 def test_a_node_that_went_after_its_member_had_completed_is_no_loss(plane):
     with plane.scheduler():
         nodes = three(plane)

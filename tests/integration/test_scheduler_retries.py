@@ -11,6 +11,7 @@ from celery import chain
 
 from cyxwiz_tasks.errors import InvalidJob, JobFailed, NotFound
 from cyxwiz_tasks.protocol.names import INBOX, progress_key
+from cyxwiz_tasks.protocol.reports import Process
 from cyxwiz_tasks.resources import Resources, nominal
 from db import jobs as job_moves
 from tests.integration.waiting import until
@@ -178,6 +179,17 @@ def test_losing_nodes_before_a_job_starts_says_nothing_of_it(plane):
             node.leave()
         assert plane.node("last").run().job == job_id
         assert plane.job(job_id)["attempts"] == 13
+
+
+@pytest.mark.parametrize(("process", "state"), [(None, "pending"), (Process(pid=4711, device="cpu"), "held")])
+def test_a_node_that_says_it_lost_a_job_says_too_whether_it_had_begun(plane, process, state):
+    plane.settings = plane.settings.model_copy(update={"poison_limit": 1})
+    with plane.scheduler():
+        node = plane.node()
+        job_id = plane.submit()
+        assignment, _ = node.take()
+        assert node.end(assignment, "failed", cause="node_lost", process=process).committed
+    assert (state, "node_lost") in plane.causes(job_id)
 
 
 @pytest.mark.parametrize(("cause", "tries"), [("hung", 3), ("network", 11), ("hardware", 11), ("time_limit", 1)])
