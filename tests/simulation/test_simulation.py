@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from cyxwiz_tasks.protocol.reports import Started
+from tests.simulation.cluster import SimCluster
+from tests.simulation.node import SimNode
+
 SEEDS = 200
 
 
@@ -27,3 +31,14 @@ def test_a_seed_is_replayed_to_the_letter():
     first, second = (subprocess.run(command, capture_output=True, text=True, check=False).stdout for _ in range(2))
     assert len(first.splitlines()) > 100
     assert first == second
+
+
+def test_everything_holds_where_no_word_of_a_start_is_heard(monkeypatch):
+    """Beats and ends tell of it; jobs that run for longer than a minute would never end otherwise."""
+    report = SimNode._report
+    monkeypatch.setattr(SimNode, "_report", lambda node, word: isinstance(word, Started) or report(node, word))
+    for seed in range(4):
+        cluster = SimCluster(seed, gangs=0.0 if seed else 0.3)
+        cluster.run()
+        attempts = cluster.postgres.tables.attempts.values()
+        assert [row.token for row in attempts if row.state == "completed" and row.started_at is None] == []
