@@ -222,7 +222,9 @@ class Client:
         self.requests.command(RemoveSchedule(name=name))
 
     def schedules(self) -> list[dict[str, Any]]:
-        """The schedules, by name: cron, timezone, `next_at`, `last_at`, `last_job_id`."""
+        """The schedules, by name: cron, timezone, `next_at`, `last_at`, `last_job_id`, and `refused`: whether its
+        owner's limits refused the job of its last moment, which is then tried again at `next_at`.
+        """
         return list(self.requests.query("schedules"))
 
     def array(self, id: str) -> ArrayHandle:

@@ -48,8 +48,11 @@ def prepare(raw: bytes) -> tuple[Arrival, NewJob] | Refused:
         return Refused(ProtocolError(f"the message cannot be read: {type(error).__name__}"))
 
 
-def accept(turn: Turn, batch: Batch) -> list[Submission]:
-    """Record the jobs of a prepared batch; those that may start wait in memory afterwards. Refuses what is no job."""
+def accept(turn: Turn, batch: Batch, *, within_limits: bool = False) -> list[Submission]:
+    """Record the jobs of a prepared batch; those that may start wait in memory afterwards. Refuses what is no job.
+
+    `within_limits`: somebody has asked already whether their owners may submit them.
+    """
     good: list[tuple[Arrival, NewJob]] = []
     for raw, prepared in zip(batch.messages, batch.readings, strict=True):
         if isinstance(prepared, Refused):
@@ -58,7 +61,8 @@ def accept(turn: Turn, batch: Batch) -> list[Submission]:
             good.append(prepared)
     if any(arrival.header.after for arrival, _ in good):
         good = _after_known_jobs(turn, batch.source, good)
-    good = _within_limits(turn, batch.source, good)
+    if not within_limits:
+        good = _within_limits(turn, batch.source, good)
     if any(arrival.header.array is not None for arrival, _ in good):
         arrays.record(turn.tx, {a.header.array.id: (a.header.array, a.header.owner) for a, _ in good if a.header.array})
     answers = new_jobs.accept(turn.tx, turn.epoch, [job for _, job in good])

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from broker.scheduler.scheduling import waits_for_limits
 from cyxwiz_tasks.errors import InvalidJob, NotFound, ProtocolError
 from cyxwiz_tasks.protocol.queries import Query
 from cyxwiz_tasks.states import JobState
@@ -63,6 +64,11 @@ def _array(tx: Connection, id: str) -> dict[str, Any]:
     return page
 
 
+def _schedules(tx: Connection, name: str | None = None) -> list[dict[str, Any]]:
+    """`refused`: whether the owner's limits refused the job of the last moment, which is then tried at `next_at`."""
+    return [row | {"refused": waits_for_limits(row)} for row in schedules.find(tx, name)]
+
+
 def _nodes(
     tx: Connection, states: list[str] | None = None, name: str | None = None, limit: int = LIMIT_ROWS
 ) -> list[dict[str, Any]]:
@@ -95,7 +101,7 @@ _QUERIES: dict[str, Callable[..., Any]] = {
     "jobs": _jobs,
     "job": _job,
     "array": _array,
-    "schedules": schedules.find,
+    "schedules": _schedules,
     "nodes": _nodes,
     "events": _events,
     "metrics": _metrics,

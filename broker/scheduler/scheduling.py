@@ -7,6 +7,7 @@ the moment: whatever crashes or is done twice, a moment has one job at most.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
@@ -16,10 +17,10 @@ from broker.scheduler.inbox import Batch
 from broker.scheduler.log_lines import line
 from broker.scheduler.messages import Refused, read
 from broker.scheduler.turn import Turn
-from cyxwiz_tasks.errors import InvalidJob, NotFound
+from cyxwiz_tasks.errors import InvalidJob, LimitReached, NotFound
 from cyxwiz_tasks.protocol.commands import AddSchedule
 from cyxwiz_tasks.protocol.names import INBOX
-from db import schedules
+from db import new_jobs, schedules
 from db.schedules import Due
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 LATE = timedelta(seconds=60)
 #: one whose next moment nobody can tell is looked at again after so long
 _UNUSABLE = timedelta(days=1)
+#: a job that its owner's limits refuse is tried again after so long, until the schedule's next moment has come
+AGAIN = timedelta(seconds=30)
 
 
 def add(turn: Turn, command: AddSchedule) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def add(turn: Turn, command: AddSchedule) -> dict[str, Any]:
         )
     turn.memory.expect_firing(schedules.next_in_seconds(turn.tx))
     log.info(line("schedule_added", name=command.name, cron=command.cron))
-    return schedules.find(turn.tx, command.name)[0]
+    return schedules.find(turn.tx, command.name)[0] | {"refused": False}
 
 
 def remove(turn: Turn, name: str) -> None:
@@ -78,24 +81,48 @@ def fire(turn: Turn) -> int:
     """Send the jobs of schedules that are due; how many there were. Of moments that were missed, one counts."""
     fired = 0
     for due in schedules.due(turn.tx):
-        job_id, what = None, "skipped"
+        job_id, what, next_at = None, "skipped", _next(due)
         if due.catch_up or due.now - due.next_at <= LATE:
-            job_id = _send(turn, due)
+            try:
+                job_id = _send(turn, due)
+            except LimitReached:
+                next_at = min(next_at, due.now + AGAIN)
             what = job_id or "refused"
             fired += job_id is not None
-        schedules.move_on(turn.tx, due.name, _next(due), job_id)
+        schedules.move_on(turn.tx, due.name, next_at, job_id)
         log.info(line("schedule_due", name=due.name, moment=due.next_at.isoformat(), job=what))
     turn.memory.expect_firing(schedules.next_in_seconds(turn.tx))
     return fired
 
 
 def _send(turn: Turn, due: Due) -> str | None:
-    """The id of the job of this moment; None: it was refused, as where its owner may have no more jobs."""
+    """The id of the job of this moment; None: it was refused, as it would be at any other moment.
+
+    Raises LimitReached where its owner may have no more jobs for now.
+    """
     job_id = firing_id(due.id, due.next_at)
     raw = due.envelope.replace(due.id, job_id).encode("utf-8", "surrogatepass")
-    accepted = accepting.accept(turn, Batch(INBOX, [raw], [accepting.prepare(raw)]))
+    prepared = accepting.prepare(raw)
+    if isinstance(prepared, tuple):
+        # Asked here, and not by `accept`: a message of the scheduler's own is not to lie among the rejected ones.
+        job = prepared[1]
+        for refusal in turn.memory.too_many([job.owner]).values():
+            if job.id not in new_jobs.recorded(turn.tx, [job]):
+                raise refusal
+    accepted = accepting.accept(turn, Batch(INBOX, [raw], [prepared]), within_limits=True)
     turn.submissions += accepted
     return job_id if accepted else None
+
+
+def waits_for_limits(schedule: Mapping[str, Any]) -> bool:
+    """Whether a schedule's next moment is none of its expression's: what its owner's limits refused is tried again."""
+    from broker.scheduler.cron import next_after
+
+    next_at = datetime.fromisoformat(schedule["next_at"])
+    try:
+        return next_after(schedule["cron"], schedule["timezone"], next_at - timedelta(microseconds=1)) != next_at
+    except InvalidJob:
+        return False
 
 
 def _next(due: Due) -> datetime:

@@ -26,4 +26,8 @@ def command(as_json: bool) -> None:
     for row in rows:
         words = (row["name"], row["cron"], row["timezone"], row["next_at"], row["last_at"], row["last_job_id"])
         table.add_row(*(Text(str(word or "")) for word in words))
+    refused = [row["name"] for row in rows if row.get("refused")]
     Console().print(table if rows else "no schedules: `cyxwiz schedule add` makes one")
+    if refused:
+        told = f"refused by the limits of their owners, and tried again at NEXT: {', '.join(refused)}"
+        Console().print(Text(told, style="yellow"), soft_wrap=True)

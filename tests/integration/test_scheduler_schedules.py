@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from cyxwiz_tasks.cli.main import main
 from cyxwiz_tasks.errors import InvalidJob, NotFound
+from cyxwiz_tasks.protocol.names import REJECTED
 from cyxwiz_tasks.settings import settings
 from tests.integration.waiting import until
 
@@ -77,17 +78,32 @@ def test_a_moment_that_comes_again_has_its_job_already(plane):
         assert plane.client.schedules() == []
 
 
-def test_a_job_that_its_owners_limits_refuse_is_not_said_to_be_sent(plane):
+@pytest.mark.parametrize("limit", ["waiting", "per_minute"])
+def test_a_job_that_its_owners_limits_refuse_is_tried_again_and_told(plane, monkeypatch, limit):
+    monkeypatch.setenv("CYXWIZ_BROKER_URL", plane.broker_url)
+    settings.cache_clear()
     with plane.scheduler():
-        plane.client.set_limits("ann", waiting=1)
+        plane.client.set_limits("ann", **{limit: 1})
         plane.client.submit(plane.signature(), owner="ann")  # waits: there is no node
-        made = plane.client.schedule("nightly", plane.signature(), cron=LEAP_DAY, owner="ann")
-    due_seconds_ago(plane, 5)
-    with plane.scheduler():
-        until(lambda: plane.client.schedules()[0]["next_at"] >= made["next_at"])
-        [row] = plane.client.schedules()
+        made = plane.client.schedule("nightly", plane.signature(2), cron=LEAP_DAY, owner="ann")
+        assert made["refused"] is False
+        due_seconds_ago(plane, 5)
+        plane.client.schedule("other", plane.signature(3), cron=LEAP_DAY)  # so that the leader looks again
+        until(lambda: plane.client.schedules()[0]["refused"])
+        row = plane.client.schedules()[0]
         assert (row["last_at"], row["last_job_id"]) == (None, None)
-        assert len(plane.client.jobs()) == 1
+        assert row["next_at"] < made["next_at"]
+        assert "tried again at NEXT: nightly\n" in CliRunner().invoke(main, ["schedules"]).output
+        assert [job["owner"] for job in plane.client.jobs()] == ["ann"]
+        assert plane.redis.llen(REJECTED) == 0
+        plane.client.set_limits("ann", **{limit: None})
+        due_seconds_ago(plane, 0)
+        plane.client.unschedule("other")
+        until(lambda: len(plane.client.jobs()) == 2)
+        [row] = plane.client.schedules()
+        assert (row["refused"], row["next_at"]) == (False, made["next_at"])
+        assert row["last_job_id"] == plane.client.jobs()[0]["id"]
+    settings.cache_clear()
 
 
 def test_schedules_on_the_command_line_and_their_mistakes(plane, monkeypatch):
