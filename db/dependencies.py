@@ -57,7 +57,8 @@ def record(tx: Connection, dependencies: Sequence[Dependency]) -> None:
     tx.execute(_RECORD, {"rows": storable([dependency._asdict() for dependency in dependencies])})
 
 
-# An array has ended when all its jobs have, and is completed if they all are.
+# An array has ended when all its jobs have, and is completed if they all are. Its jobs may come in parts: those that
+# the record lacks go on, too. After a day nobody sends them any more, and the oldest may have been forgotten.
 _JUDGE = text(
     """
     WITH asked AS MATERIALIZED (
@@ -65,14 +66,16 @@ _JUDGE = text(
     ), ends AS MATERIALIZED (
         SELECT on_id, count(jobs.id) AS jobs, count(jobs.id) FILTER (WHERE ended_at IS NULL) AS going_on,
             count(jobs.id) FILTER (WHERE state = 'completed') AS completed,
-            min(state) FILTER (WHERE ended_at IS NOT NULL AND state <> 'completed') AS bad_state
+            min(state) FILTER (WHERE ended_at IS NOT NULL AND state <> 'completed') AS bad_state,
+            coalesce(max(size) FILTER (WHERE arrays.accepted_at > statement_timestamp() - interval '1 day'), 0) AS size
         FROM (SELECT DISTINCT on_id FROM asked) AS named
         LEFT JOIN jobs ON jobs.id = on_id OR (array_id IS NOT NULL AND array_id = on_id)
+        LEFT JOIN arrays ON arrays.id = on_id
         GROUP BY on_id
     ), judged AS MATERIALIZED (
         SELECT job_id, on_id, kind, CASE WHEN jobs > 0 THEN coalesce(bad_state, 'completed') END AS state,
             CASE WHEN jobs = 0 OR (kind = 'ok' AND bad_state IS NOT NULL) THEN false
-                WHEN going_on > 0 THEN NULL
+                WHEN going_on > 0 OR jobs < size THEN NULL
                 ELSE kind = 'any' OR (kind = 'ok') = (completed = jobs) END AS met
         FROM asked JOIN ends USING (on_id)
     ), marked AS (
@@ -105,12 +108,16 @@ def unmet(tx: Connection) -> Iterator[tuple[str, str]]:
 _OF_JOB = text(
     """
     SELECT on_id AS id, kind, met_at, coalesce(jobs.state, CASE WHEN arrays.id IS NOT NULL THEN 'array' END) AS state,
-        coalesce(jobs.name, arrays.name) AS name
+        coalesce(jobs.name, arrays.name) AS name,
+        arrays.size - (SELECT count(*) FROM jobs AS member WHERE member.array_id = arrays.id) AS missing
     FROM dependencies LEFT JOIN jobs ON jobs.id = on_id LEFT JOIN arrays ON arrays.id = on_id
     WHERE job_id = CAST(:id AS uuid) ORDER BY on_id, kind"""
 )
 
 
 def of_job(tx: Connection, job_id: str) -> list[dict[str, Any]]:
-    """What a job comes after, ready for JSON; `state` is None of a job that the record has forgotten."""
+    """What a job comes after, ready for JSON; `state` is None of a job that the record has forgotten.
+
+    `missing`: of an array, how many of its jobs the record does not have.
+    """
     return [readable(row) for row in tx.execute(_OF_JOB, {"id": job_id})]

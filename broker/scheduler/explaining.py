@@ -97,7 +97,10 @@ def _waits_for(rows: list[dict[str, Any]]) -> str:
 
 
 def _what(row: dict[str, Any]) -> str:
-    return f"array {row['id']}" if row["state"] == "array" else f"job {row['id']} ({row['state']})"
+    if row["state"] != "array":
+        return f"job {row['id']} ({row['state']})"
+    missing = f" (which lacks {row['missing']} of its jobs: not sent yet, or refused)" if row["missing"] else ""
+    return f"array {row['id']}{missing}"
 
 
 def _explained(found: Explanation) -> dict[str, Any]:

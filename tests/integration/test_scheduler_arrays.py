@@ -10,10 +10,13 @@ from sqlalchemy import text
 
 from broker.scheduler.duties import early_stopping
 from cyxwiz_tasks import SuccessiveHalving
+from cyxwiz_tasks.array_parameters import array_of
 from cyxwiz_tasks.cli.main import main
 from cyxwiz_tasks.errors import InvalidJob, JobCancelled, NotFound
-from cyxwiz_tasks.ids import new_id
+from cyxwiz_tasks.ids import member_id, new_id
+from cyxwiz_tasks.protocol.names import INBOX
 from cyxwiz_tasks.settings import settings
+from cyxwiz_tasks.submission import Member, Preparation
 from tests.integration.waiting import until
 
 
@@ -73,6 +76,25 @@ def test_after_an_array_and_from_one_to_the_next_by_index(plane):
             plane.client.submit(plane.signature(), after=(new_id(), "any"))
         with pytest.raises(NotFound, match="there is no array"):
             plane.client.array(last.id)
+
+
+def test_an_array_whose_jobs_come_in_parts_is_waited_for_as_a_whole(plane):
+    array, jobs = array_of(plane.signature(), [{"seed": 0}, {"seed": 1}], None, None, new_id(), None, {})
+    prepare = Preparation(plane.app, None).prepare
+    parts = [prepare(one, chosen, Member(array, index)).message for index, (one, chosen) in enumerate(jobs)]
+    with plane.scheduler():
+        node = plane.node(slots=8)
+        plane.redis.lpush(INBOX, parts[0])
+        first = node.run()
+        last = plane.client.submit(plane.signature(3), after=array.id)
+        broken = plane.client.submit(plane.signature(4), after=(array.id, "fail"))
+        assert f"array {array.id} (which lacks 1 of its jobs: not sent yet, or refused) to complete" in str(last.why())
+        plane.redis.lpush(INBOX, parts[1])
+        second = node.run()
+        assert (first.job, second.job) == (member_id(array.id, 0), member_id(array.id, 1))
+        assert node.take()[0].job == last.id
+        with pytest.raises(JobCancelled, match="fails, which is completed"):
+            broken.result(timeout=5)
 
 
 def test_the_worst_of_an_array_end_early_whoever_leads(plane):
