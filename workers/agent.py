@@ -39,6 +39,7 @@ from workers.node_folder import NodeFolder
 from workers.registration import leave
 from workers.reporter import Reporter
 from workers.telemetry import Telemetry
+from workers.unsent import Unsent
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def run_node(folder: NodeFolder, capability: Capability, gpus: GpuProvider, path
         task_events=True,
     )
     worker.node = node
-    parts = (node.reporter, node.courier, heartbeat, control, Forgetting(node))
+    parts = (node.reporter, node.courier, heartbeat, control, Unsent(node), Forgetting(node))
     for part in parts:
         part.start()
     try:

@@ -61,6 +61,11 @@ class AttemptArtifacts:
             self._saved = True
             self._stage(Path(frame["folder"]))
 
+    def owed(self, outcome: str) -> str | None:
+        """Under which name the store must have artifacts of an attempt that ends so; None: it needs none."""
+        ends_job = outcome in ("completed", "failed", "cancelled")
+        return self._key if self._store is not None and ends_job and holds_any(self._artifacts) else None
+
     def finish(self, outcome: str) -> str | None:
         """The job has ended: wait until all is in the store. Returns what is not, in words for its log."""
         if self._store is None:
@@ -68,7 +73,7 @@ class AttemptArtifacts:
         with self._changed:
             self._ended_at = time.monotonic()
             self._is_patient = outcome in ("completed", "preempted", "retry")
-            self._wants_artifacts = outcome in ("completed", "failed", "cancelled") and _holds_any(self._artifacts)
+            self._wants_artifacts = self.owed(outcome) is not None
             self._changed.notify()
         if self._thread is None and not self._wants_artifacts:
             return None
@@ -97,6 +102,10 @@ class AttemptArtifacts:
     @property
     def _job(self) -> str:
         return self._assignment.job
+
+    @property
+    def _key(self) -> str:
+        return f"{self._job}/{self._artifacts.name}"
 
     def _stage(self, folder: Path) -> None:
         """Keep the files by links of our own: the job may remove them before a slow store has them."""
@@ -132,8 +141,7 @@ class AttemptArtifacts:
             self._try("a checkpoint", send)
             shutil.rmtree(staged, ignore_errors=True)
         if self._wants_artifacts:
-            key = f"{self._job}/{self._artifacts.name}"
-            self._try("artifacts", lambda: store.push(self._artifacts, key))
+            self._try("artifacts", lambda: store.push(self._artifacts, self._key))
 
     def _take(self) -> Path | None:
         """The newest checkpoint to send, waiting for one; None once the job has ended and all were taken."""
@@ -238,7 +246,7 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _holds_any(folder: Path) -> bool:
+def holds_any(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 

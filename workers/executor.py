@@ -141,9 +141,11 @@ def _give_back(process: WarmProcess, node: Node, handover: Handover, error: Exce
 
 def _store_artifacts(attempt: Attempt, outcome: Outcome) -> None:
     """Before the end is reported: whoever hears of it finds them."""
-    if (missing := attempt.artifacts.finish(outcome.kind)) is not None:
-        log.warning("job %s: %s", attempt.assignment.job, missing)
-        attempt.log.write(f"{missing}\n".encode())
+    if (missing := attempt.artifacts.finish(outcome.kind)) is None:
+        attempt.node.journal.sent(attempt.assignment.token)
+        return
+    log.warning("job %s: %s", attempt.assignment.job, missing)
+    attempt.log.write(f"{missing}\n".encode())
 
 
 def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
@@ -152,6 +154,8 @@ def _report(attempt: Attempt, handover: Handover, outcome: Outcome) -> bool:
         log.error("job %s: processes %s hang in the kernel", attempt.assignment.job, attempt.undead)
     node, ended = attempt.node, _ended(attempt, outcome)
     # Before anything that may wait for a store or for Redis: this agent may end first.
+    if (artifacts := attempt.artifacts.owed(outcome.kind)) is not None:
+        node.journal.owes(ended.token, artifacts)
     node.journal.ended(ended)
     _store_artifacts(attempt, outcome)
     attempt.log.close()

@@ -2,11 +2,14 @@
 
 One JSON object a line, appended: `begun` when a process has its job, `ended` with the whole report before it is first
 sent, `told` once nobody waits for anything of that attempt any more: the scheduler has its end in the record, and
-Celery knows of it. At its next start an agent finds what its forerunner left open.
+Celery knows of it. `owes` comes before the end of an attempt whose artifacts have to go to the artifact store, `sent`
+once they are there, whether its end is told by then or not. At its next start an agent finds what its forerunner left
+open.
 
-An end is on the disk before it is sent (fdatasync). The other two are left to the kernel, which keeps them through any
-death of the agent; if the machine dies with it, a lost `begun` is a lease that ends, a lost `told` a report that is
-sent twice, and both do no harm. A disk that is full costs what the journal is for, and nothing else: jobs go on.
+An end is on the disk before it is sent (fdatasync), and what is owed with it. The others are left to the kernel, which
+keeps them through any death of the agent; if the machine dies with it, a lost `begun` is a lease that ends, a lost
+`told` a report that is sent twice, a lost `sent` a look at the store, and all do no harm. A disk that is full costs
+what the journal is for, and nothing else: jobs go on.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class Journal:
         self._lock = threading.Lock()
         self._begun: dict[int, Begun] = {}
         self._ended: dict[int, Ended] = {}
+        self._owed: dict[int, str] = {}
         self._lines = 0
         #: the file does not hold all that is open
         self._failing = False
@@ -75,10 +79,27 @@ class Journal:
         with self._lock:
             return list(self._ended.values())
 
+    def unsent(self) -> dict[int, str]:
+        """Artifacts that the artifact store may lack, by their attempt's token: the names of their folders."""
+        with self._lock:
+            return dict(self._owed)
+
     def begun(self, begun: Begun) -> None:
         with self._lock:
             self._begun[begun.token] = begun
             self._append({"begun": asdict(begun)})
+
+    def owes(self, token: int, artifacts: str) -> None:
+        """An attempt is about to end, and the artifact store must get this folder below the node's artifacts."""
+        with self._lock:
+            self._owed[token] = artifacts
+            self._append({"owes": {"token": token, "artifacts": artifacts}})
+
+    def sent(self, token: int) -> None:
+        """The artifact store has what it must have of this attempt, or nobody has it any more."""
+        with self._lock:
+            if self._owed.pop(token, None) is not None:
+                self._append({"sent": token})
 
     def ended(self, report: Ended) -> None:
         """Returns once the report is on the disk, or is known not to fit there."""
@@ -94,7 +115,7 @@ class Journal:
             if begun is None and ended is None:
                 return
             self._append({"told": token})
-            if self._lines > max(_COMPACT_LINES, 4 * (len(self._begun) + len(self._ended))):
+            if self._lines > max(_COMPACT_LINES, 4 * (len(self._begun) + len(self._ended) + len(self._owed))):
                 self._compact()
 
     def _read(self) -> None:
@@ -120,6 +141,10 @@ class Journal:
             report = Ended.model_validate(entry["ended"])
             self._begun.pop(report.token, None)
             self._ended[report.token] = report
+        elif "owes" in entry:
+            self._owed[int(entry["owes"]["token"])] = str(entry["owes"]["artifacts"])
+        elif "sent" in entry:
+            self._owed.pop(entry["sent"], None)
         else:
             self._begun.pop(entry["told"], None)
             self._ended.pop(entry["told"], None)
@@ -149,6 +174,7 @@ class Journal:
     def _compact(self) -> None:
         """Write only what is open into a new file, and put that into the place of the old one."""
         entries: list[dict[str, Any]] = [{"begun": asdict(begun)} for begun in self._begun.values()]
+        entries += [{"owes": {"token": token, "artifacts": name}} for token, name in self._owed.items()]
         entries += [{"ended": ended.model_dump(mode="json", exclude_defaults=True)} for ended in self._ended.values()]
         temporary = self._path.with_suffix(".new")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,10 +24,11 @@ class LaterAttempts(FakeScheduler):
     """Places every job as one that has had an attempt before, of token 0."""
 
     before: Callable[[str], None] = staticmethod(lambda _: None)
+    attempt = 2
 
     def assign(self, job: str, **changes: Any) -> Any:
         self.before(job)
-        return super().assign(job, attempt=2, **changes)
+        return super().assign(job, attempt=self.attempt, **changes)
 
 
 @pytest.fixture
@@ -65,6 +67,27 @@ def test_a_job_is_not_begun_again_from_nothing_while_the_store_fails(scheduler, 
         ended = scheduler.wait_for("ended", result.id)
     assert (ended.outcome, ended.cause) == ("failed", "network")
     assert not scheduler.of("started", result.id)
+
+
+def test_artifacts_that_an_agent_did_not_live_to_send_are_sent_by_the_next_one(scheduler, broker_url, tmp_path):
+    store, settings = tmp_path / "store", {"CYXWIZ_ARTIFACT_STORE": f"file://{tmp_path}/store"}
+    arguments = (broker_url, tmp_path / "home", "--name", "dies")
+    journal = tmp_path / "home" / "nodes" / "dies" / "journal"
+    scheduler.attempt = 1
+    with NodeProcess(*arguments, **settings) as node:
+        node.ready()
+        store.write_text("a file where a folder should be")
+        result = checkpoint_jobs.writes_a_file.delay()
+        wait_until(lambda: b'"ended"' in journal.read_bytes())
+        node.end(signal.SIGKILL)
+    assert not scheduler.of("ended", result.id)
+    with NodeProcess(*arguments, **settings) as node:
+        assert scheduler.wait_for("ended", result.id).outcome == "completed"
+        node.wait_for_text("cannot be sent to the artifact store yet")
+        store.unlink()
+        wait_until((store / result.id / "attempt-1" / "weights.txt").is_file)
+        wait_until(lambda: b'"sent"' in journal.read_bytes())
+    assert (store / result.id / "attempt-1" / "weights.txt").read_text() == "0.5"
 
 
 def test_an_address_that_nothing_can_open_is_said_at_the_start(broker_url, tmp_path):

@@ -62,6 +62,25 @@ def test_what_was_begun_and_ended_is_found_again(path):
     assert path.read_bytes() == b""
 
 
+def test_what_is_owed_to_the_store_outlives_the_word_on_its_end(path):
+    journal = opened(path)
+    for token in (1, 2):
+        journal.begun(begun(token))
+        journal.owes(token, f"j/attempt-{token}")
+        journal.ended(ended(token))
+        journal.told(token)
+    journal.sent(1)
+    journal.sent(7)
+    again = opened(path)
+    assert (again.untold(), again.unsent()) == ([], {2: "j/attempt-2"})
+    # Opened, it was written anew.
+    once_more = opened(path)
+    assert once_more.unsent() == {2: "j/attempt-2"}
+    once_more.sent(2)
+    assert opened(path).unsent() == {}
+    assert path.read_bytes() == b""
+
+
 def test_every_torn_end_is_tolerated_and_the_next_line_is_whole(path):
     journal = opened(path)
     journal.begun(begun(1))

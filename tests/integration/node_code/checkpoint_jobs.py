@@ -15,3 +15,8 @@ def goes_on(ctx: Any) -> int:
     assert ctx.checkpoint(step=step + 1, note="from a node")
     (ctx.artifacts / "step.txt").write_text(str(step))
     return step
+
+
+@job
+def writes_a_file(ctx: Any) -> None:
+    (ctx.artifacts / "weights.txt").write_text("0.5")
