@@ -195,7 +195,7 @@ def fetch_checkpoint(
                 return error
         else:
             return None
-        time.sleep(pause_seconds)
+        time.sleep(max(0.0, min(pause_seconds, gives_up_at - time.monotonic())))
     return None
 
 

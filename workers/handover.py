@@ -43,6 +43,11 @@ _REQUEST_FIELDS = (
 _AT_ONCE_BYTES = 64 * 1024
 #: How often a checkpoint on its way is looked at, and how long nothing of it may come: a big one is checked at its end.
 _LOOK_SECONDS, _SILENCE_SECONDS = 0.1, 300.0
+#: A store that has not said what it holds by then is slow or hangs. The scheduler must hear within its minute that this
+#: node has the job, or it takes the node for one that starts nothing.
+_TELL_SECONDS = 20.0
+#: What a store that was asked in time may still take to answer, or to fail: it gives the better reason.
+_ANSWER_SECONDS = 10.0
 
 
 class Handover:
@@ -61,7 +66,8 @@ class Handover:
         self.owed: Ended | None = None
         #: why the checkpoint that the job must go on from is not here
         self.not_fetched: Exception | None = None
-        self._is_fetched = False
+        self._is_fetched = self._is_found = False
+        self._said_started = False
         #: of a gang's member: what its process is told of the others, or why it cannot be
         self._gang: Frame | None = None
         self.not_met: NotMet | None = None
@@ -127,6 +133,9 @@ class Handover:
 
     def _say_started(self, process: WarmProcess) -> None:
         """Ahead of the attempt's other reports: a big checkpoint takes longer than a node may take to start a job."""
+        if self._said_started:
+            return
+        self._said_started = True
         runs = Process(pid=process.pid, device=self._node.device_of(self.assignment))
         report = Started(**self.assignment.identity, **runs.model_dump())
         self._node.attempts.started(self.assignment.token, runs)
@@ -141,29 +150,43 @@ class Handover:
         # In a thread of its own: nobody can interrupt a store, and a stop does not wait for it.
         fetching = threading.Thread(target=self._fetch, args=(checkpoints, process), name="cyxwiz-fetch", daemon=True)
         fetching.start()
-        patience_seconds = max(_SILENCE_SECONDS, self._node.settings.fetch_checkpoint_seconds)
-        arrived_bytes, grew_at = 0, time.monotonic()
+        began_at = grew_at = time.monotonic()
+        arrived_bytes = 0
         while fetching.is_alive() and not self._given_up():
             fetching.join(_LOOK_SECONDS)
+            now, patience_seconds = time.monotonic(), self._fetch_patience_seconds
+            if now - began_at > _TELL_SECONDS:
+                self._say_started(process)
             if (here_bytes := arrived(checkpoints)) != arrived_bytes:
-                arrived_bytes, grew_at = here_bytes, time.monotonic()
-            elif time.monotonic() - grew_at > patience_seconds:
+                arrived_bytes, grew_at = here_bytes, now
+            elif now - grew_at > patience_seconds:
                 self.not_fetched = TimeoutError(f"nothing of it came for {patience_seconds:g} s")
                 return False
         return self._is_fetched and self.stop_request.asked is None
 
+    @property
+    def _fetch_patience_seconds(self) -> float:
+        asked_seconds = self._node.settings.fetch_checkpoint_seconds
+        return max(_SILENCE_SECONDS, asked_seconds) if self._is_found else asked_seconds + _ANSWER_SECONDS
+
     def _fetch(self, checkpoints: Path, process: WarmProcess) -> None:
         node = self._node
         assert node.artifact_store is not None
-        self.not_fetched = fetch_checkpoint(
+        error = fetch_checkpoint(
             node.artifact_store,
             self.assignment.model_copy(update={"token": self._readable_token}),
             checkpoints,
             patience_seconds=node.settings.fetch_checkpoint_seconds,
             given_up=self._given_up,
-            found=lambda: self._say_started(process),
+            found=lambda: self._found(process),
         )
-        self._is_fetched = self.not_fetched is None
+        # One that was given up may come all the same.
+        if self.not_fetched is None:
+            self.not_fetched, self._is_fetched = error, error is None
+
+    def _found(self, process: WarmProcess) -> None:
+        self._is_found = True
+        self._say_started(process)
 
     def _meet(self, member: Membership) -> bool:
         """False: the job must not start, because it was stopped meanwhile or nobody knows where to meet."""

@@ -88,6 +88,26 @@ def test_an_attempt_that_fetches_its_checkpoint_is_told_as_started_and_can_be_st
     assert node.attempts.begun() == {}, "it is over"
 
 
+class SilentStore(SlowStore):
+    """It takes the question what it has, and answers nothing."""
+
+    def generations(self, job: str, token: int) -> list[Generation]:
+        self.gate.wait(20)
+        return []
+
+
+def test_a_store_that_answers_nothing_is_the_networks_fault_and_not_the_nodes(tmp_path, monkeypatch):
+    """The node has told by then that it has the job: the scheduler does not wait longer than a minute for that."""
+    monkeypatch.setattr("workers.handover._TELL_SECONDS", 0.2)
+    monkeypatch.setattr("workers.handover._ANSWER_SECONDS", 0.4)
+    sent: list[tuple[str, str]] = []
+    store = SilentStore(lambda: None)
+    handover = given(node_with(store, tmp_path, sent))
+    store.gate.set()
+    assert str(handover.not_fetched) == "nothing of it came for 0.5 s"
+    assert [REPORT.validate_json(text).kind for _, text in sent] == ["started"]
+
+
 def test_a_store_of_which_nothing_comes_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr("workers.handover._SILENCE_SECONDS", 0.3)
     store = SlowStore(lambda: None)
