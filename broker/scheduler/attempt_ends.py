@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from broker.scheduler import avoided
 from broker.scheduler.ending import JOB_STATES, job_message, say_again, say_last_word, set_aside, wait_again
 from broker.scheduler.judging import Verdict, judge, reported
 from broker.scheduler.live import Live
@@ -193,6 +194,8 @@ def _try_again(turn: Turn, end: End, message: str) -> None:
     if end.decision is not None:
         waiting = waiting._replace(resources=tightened(waiting.resources, end.decision.learned))
         pause_seconds = end.decision.after_seconds
+    if report.cause in avoided.CAUSES:
+        turn.memory.placer.avoided.note(report.job, report.node)
     wait_again(turn, report.job, waiting, message, pause_seconds=pause_seconds, failed=failed)
     log.info(line("tried_again", job=report.job, cause=report.cause, seconds=pause_seconds))
 
@@ -200,6 +203,7 @@ def _try_again(turn: Turn, end: End, message: str) -> None:
 def _tell_end(turn: Turn, end: End, state: JobState, message: str | None, answer: Settled) -> None:
     report = end.report
     turn.forget(report.job)
+    turn.memory.placer.avoided.forget(report.job)
     if is_final(report, answer) and not report.untold:
         pass  # its node does
     elif state == JobState.COMPLETED:

@@ -15,6 +15,7 @@ from collections import Counter
 from itertools import takewhile
 from typing import NamedTuple
 
+from broker.scheduler.avoided import Avoided
 from broker.scheduler.backlog import Backlog, Queue, Waiting
 from broker.scheduler.branch import Branch
 from broker.scheduler.candidates import Candidates, Found
@@ -65,6 +66,8 @@ class Placement(NamedTuple):
     #: of a gang: which member this is, and for the one of rank 0 the places of all others, by rank
     rank: int = 0
     others: tuple[Placement, ...] = ()
+    #: nodes with a better score that were passed over: attempts of it failed there
+    passed_over: tuple[RunnerUp, ...] = ()
 
     @property
     def job_id(self) -> str:
@@ -82,6 +85,7 @@ class Placer:
     def __init__(self, cluster: Cluster, backlog: Backlog, claims: Claims | None = None) -> None:
         self.cluster, self.backlog = cluster, backlog
         self.claims = claims if claims is not None else Claims(cluster)
+        self.avoided = Avoided()
         self._shapes = Shapes(cluster)
         self._conditions = 0
 
@@ -128,8 +132,7 @@ class Placer:
             try:
                 best = candidates.best(1 + _RUNNERS_UP)
                 if best:
-                    book = self._book if candidates.demand.nodes == 1 else self._book_gang
-                    placed.append(book(self.backlog.pop(queue), candidates, best, queue.account))
+                    placed.append(self._place_next(queue, candidates, best))
             except Exception as error:
                 raise PlacingFailed(error, queue.shape) from error
             if best:
@@ -140,6 +143,22 @@ class Placer:
             else:
                 shapes.put_to_sleep(candidates)
                 hopeful &= ~(1 << candidates.number)
+
+    def _place_next(self, queue: Queue, candidates: Candidates, best: list[Found]) -> Placement:
+        waiting = self.backlog.pop(queue)
+        if candidates.demand.nodes > 1:
+            return self._book_gang(waiting, candidates, best, queue.account)
+        avoided = self.avoided.of(waiting.job_id)
+        if not avoided or len(best) == 1:
+            return self._book(waiting, candidates, best, queue.account)
+        rows = [self.cluster.node(node_id).row for node_id in avoided if node_id in self.cluster]
+        # So many that there is one beside all of those, if there is any.
+        best = candidates.best(len(rows) + 1 + _RUNNERS_UP)
+        # Where it failed last comes last. Sorting is stable, so the others stay in the order of their scores.
+        chosen = sorted(best, key=lambda found: rows.index(found[0]) if found[0] in rows else -1)
+        placement = self._book(waiting, candidates, chosen[: 1 + _RUNNERS_UP], queue.account)
+        better = best[: best.index(chosen[0])]
+        return placement._replace(passed_over=tuple([self._runner_up(row, score) for row, score in better]))
 
     # What is kept -----------------------------------------------------------------------------------------------------
 

@@ -125,6 +125,9 @@ def announce(turn: Turn, placement: Placement, live: Live) -> None:
     why = f"{node} has the best score, {placement.score:.2f}"
     if placement.others:
         why = f"{', '.join(member.node_name for member in placement.members)} take its {len(placement.members)} members"
+    if placement.passed_over:
+        names = ", ".join(other.name for other in placement.passed_over)
+        why = f"{node} has the best score, {placement.score:.2f}, beside {names}, where it failed before"
     if placement.runners_up:
         why += "; next: " + ", ".join(f"{other.name} {other.score:.2f}" for other in placement.runners_up)
     if placement.last_resort:

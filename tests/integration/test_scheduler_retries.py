@@ -206,6 +206,20 @@ def test_budgets_of_causes_that_are_not_the_jobs_own(plane, monkeypatch, cause, 
         assert (f"tried {tries} times" in job["message"]) == (tries > 1)
 
 
+@pytest.mark.parametrize("cause", ["network", "hardware"])
+def test_what_may_be_its_nodes_fault_is_tried_on_another_node_or_there_again_if_none_has_room(plane, cause):
+    with plane.scheduler():
+        first, second = plane.node("a", slots=1), plane.node("b", slots=1)
+        # It takes the same node as before wherever the scores are equal.
+        job_id = plane.submit(resources={"node": "a|b", "prefer": {"node=a": 1}})
+        fail(first, cause=cause, message="it broke")
+        until(lambda: "beside a, where it failed before" in str(told(plane, job_id)))
+        fail(second, cause=cause, message="it broke")
+        assert first.take()[0].attempt == 3
+        other = plane.submit(resources={"node": "b"})
+        assert second.take()[0].job == other
+
+
 def test_a_preempted_job_runs_again_at_once_and_for_ever(plane):
     with plane.scheduler():
         node = plane.node()

@@ -79,20 +79,22 @@ def test_an_attempt_of_a_job_that_cannot_be_read_goes_on_and_is_not_placed_again
 
 
 def test_a_node_that_cannot_be_read_is_lost_until_it_registers_and_what_runs_there_goes_on(plane):
+    plane.settings = plane.settings.model_copy(update={"lease_seconds": 10.0})
     with plane.scheduler():
         node = plane.node("odd", slots=1)
         running = plane.submit(1)
         assignment = node.take()[0]
         node.start(assignment)
         plane.wait_for(running, "running")
-    change(plane, 'UPDATE nodes SET capability = \'{"cpu_cores": "many"}\' WHERE id = :id', id=node.id)
+    odd = '{"cpu_cores": 0.5}'
+    change(plane, "UPDATE nodes SET capability = capability || CAST(:odd AS jsonb) WHERE id = :id", odd=odd, id=node.id)
     with plane.scheduler():
         until(lambda: [row["state"] for row in plane.client.nodes()] == ["lost"])
+        told = plane.client.requests.query("events", node=node.id)[-1]
+        assert "cpu_cores: must be a whole number" in told["detail"]["message"]
         fine = plane.node("fine")
         job_id = plane.submit(2)
         assert fine.run().job == job_id
-        told = plane.client.requests.query("events", node=node.id)[-1]
-        assert "cpu_cores: must be a whole number" in told["detail"]["message"]
         assert node.register((assignment.token,), beat=False).committed
         fine.leave()
         waits = plane.submit(3)

@@ -4,6 +4,7 @@ import pytest
 
 from broker.scheduler.backlog import Backlog, Waiting
 from broker.scheduler.cluster import Cluster
+from broker.scheduler.demand import demand_of
 from broker.scheduler.placement import Placement, Placer
 from broker.scheduler.scoring import Parts, normalised
 from cyxwiz_tasks.capability import Capability
@@ -37,6 +38,26 @@ def test_score_of_an_empty_node() -> None:
     # everything free: availability 1; 12 of 24 GB: fit 0.5; 0.4 x 0.5 + 0.3 x 1 + 0.2 x 0.5 + 0.1 x 0.25 = 0.625
     assert placed.parts == Parts(0.5, 1.0, 0.5, 0.25)
     assert placed.score == pytest.approx(0.625)
+
+
+def test_a_node_where_the_job_failed_is_the_last_choice_and_still_one() -> None:
+    cluster, backlog = cluster_of(**{name: capability(slots=1) for name in "abcdef"}), Backlog()
+    placer = Placer(cluster, backlog)
+    for name in ("d", "b", "a", "c"):
+        placer.avoided.note("job", name)
+    placer.avoided.note("other", "e")
+    placer.avoided.note("job", "d")
+    chosen, passed_over = [], []
+    for _ in "abcdef":
+        backlog.add(Waiting("job", 1, Resources(), Priority.NORMAL))
+        [placed] = placer.place(1)
+        chosen.append(placed.node_name)
+        passed_over.append([node.name for node in placed.passed_over])
+        cluster.release("job")
+        cluster.take(placed.node_id, f"somebody on {placed.node_id}", demand_of(Resources()), ())
+    # All have equal scores, so the first in the alphabet would be taken.
+    assert "".join(chosen) == "efbacd"
+    assert passed_over[:3] == [["a", "b", "c", "d"], ["a", "b", "c", "d"], ["a"]]
 
 
 def test_availability_is_judged_before_the_job_is_placed() -> None:
