@@ -87,17 +87,9 @@ class AttemptArtifacts:
         return f"The {what} on this node alone, in {self._artifacts.parent}: the artifact store failed ({self._unsent})"
 
     def forget_checkpoints(self) -> None:
-        """The job is over for good. Its end does not wait for the store."""
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
-        if self._store is not None and (self._saved or self._assignment.attempt > 1):
-            threading.Thread(target=self._remove_from_store, name="cyxwiz-artifacts", daemon=True).start()
-
-    def _remove_from_store(self) -> None:
-        assert self._store is not None
-        try:
-            self._store.remove(f"{self._job}/checkpoints")
-        except Exception as error:  # of whatever file system it is
-            log.warning("job %s: its checkpoints could not be removed from the artifact store: %s", self._job, error)
+        """The job is over for good."""
+        may_be_there = self._saved or self._assignment.attempt > 1
+        forget_checkpoints(self._store if may_be_there else None, self._job, self._checkpoints)
 
     @property
     def _job(self) -> str:
@@ -170,6 +162,21 @@ class AttemptArtifacts:
             return False
         is_patient = self._is_patient and not self._stopping()
         return time.monotonic() - self._ended_at >= (_PATIENCE_SECONDS if is_patient else _LITTLE_PATIENCE_SECONDS)
+
+
+def forget_checkpoints(store: ArtifactStore | None, job: str, here: Path) -> None:
+    """Remove those of a job that is over, from this disk and from the store, for which nobody waits."""
+    shutil.rmtree(here, ignore_errors=True)
+
+    def remove() -> None:
+        assert store is not None
+        try:
+            store.remove(f"{job}/checkpoints")
+        except Exception as error:  # of whatever file system it is
+            log.warning("job %s: its checkpoints could not be removed from the artifact store: %s", job, error)
+
+    if store is not None:
+        threading.Thread(target=remove, name="cyxwiz-artifacts", daemon=True).start()
 
 
 def fetch_checkpoint(

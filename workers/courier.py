@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from cyxwiz_tasks.protocol.reports import Ended, Process
 from cyxwiz_tasks.states import Cause
+from workers.attempt_artifacts import forget_checkpoints
 from workers.attempt_cgroup import AttemptCgroup
 from workers.confirm import confirm
 from workers.journal import Begun, boot_id
@@ -74,7 +75,10 @@ class Courier:
     def _run(self) -> None:
         while True:
             ended = self._waiting.get()
-            if confirm(self._node, ended) is not None:
+            reply = confirm(self._node, ended)
+            if reply is not None:
+                if reply.committed and reply.final and ended.outcome in ("completed", "cancelled"):
+                    forget_checkpoints(self._node.artifact_store, ended.job, self._node.checkpoints_path(ended.job))
                 self._node.journal.told(ended.token)
                 self._unconfirmed.pop(ended.token, None)
             self._waiting.task_done()

@@ -77,12 +77,15 @@ def test_artifacts_that_an_agent_did_not_live_to_send_are_sent_by_the_next_one(s
     with NodeProcess(*arguments, **settings) as node:
         node.ready()
         store.write_text("a file where a folder should be")
-        result = checkpoint_jobs.writes_a_file.delay()
+        result = checkpoint_jobs.writes_files.delay()
         wait_until(lambda: b'"ended"' in journal.read_bytes())
         node.end(signal.SIGKILL)
+    checkpoints = tmp_path / "home" / "artifacts" / result.id / "checkpoints"
+    assert list(checkpoints.rglob("manifest.json"))
     assert not scheduler.of("ended", result.id)
     with NodeProcess(*arguments, **settings) as node:
         assert scheduler.wait_for("ended", result.id).outcome == "completed"
+        wait_until(lambda: not checkpoints.exists())
         node.wait_for_text("cannot be sent to the artifact store yet")
         store.unlink()
         wait_until((store / result.id / "attempt-1" / "weights.txt").is_file)

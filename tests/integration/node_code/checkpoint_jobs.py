@@ -18,5 +18,6 @@ def goes_on(ctx: Any) -> int:
 
 
 @job
-def writes_a_file(ctx: Any) -> None:
+def writes_files(ctx: Any) -> None:
+    assert ctx.checkpoint(step=1)
     (ctx.artifacts / "weights.txt").write_text("0.5")
