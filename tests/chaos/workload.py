@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,11 @@ class Workload:
         todo: queue.SimpleQueue[Submission] = queue.SimpleQueue()
         for submission in self._heads():
             todo.put(submission)
-        began = time.monotonic()
         with ThreadPoolExecutor(16, "results") as watchers, Client(self.url) as shared:
+            while not shared.requests.answered:  # from then on it is waited for
+                with suppress(ServerUnavailable, SchedulerUnavailable):
+                    shared.status()
+            began = time.monotonic()
             threads = [
                 threading.Thread(target=self._submit_all, args=(todo, began, watchers, shared, rng), daemon=True)
                 for _ in range(_SUBMITTERS)
@@ -277,8 +281,8 @@ class Workload:
         while not self.stop.is_set():
             try:
                 value = handle.result(timeout=5)
-            except (TimeoutError, ServerUnavailable, SchedulerUnavailable, redis.RedisError, OSError):
-                continue
+            except TimeoutError:
+                continue  # a look at `stop`; whatever servers do meanwhile, the wait itself outlives
             except JobCancelled:
                 self.log.write(type="ok", outcome="cancelled", **op)
             except Exception as error:
