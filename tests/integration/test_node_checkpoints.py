@@ -74,9 +74,9 @@ def test_artifacts_that_an_agent_did_not_live_to_send_are_sent_by_the_next_one(s
     arguments = (broker_url, tmp_path / "home", "--name", "dies")
     journal = tmp_path / "home" / "nodes" / "dies" / "journal"
     scheduler.attempt = 1
+    store.write_text("a file where a folder should be")
     with NodeProcess(*arguments, **settings) as node:
         node.ready()
-        store.write_text("a file where a folder should be")
         result = checkpoint_jobs.writes_files.delay()
         wait_until(lambda: b'"ended"' in journal.read_bytes())
         node.end(signal.SIGKILL)
