@@ -32,6 +32,7 @@ def handle(turn: Turn) -> None:
         for job_id in held:
             set_aside(turn, job_id, story)
     for node_id, why in memory.unreadable_nodes.items():
-        message = f"the scheduler cannot read what it can do: {why}"
-        nodes.mark(turn.tx, turn.epoch, [node_id], NodeState.LOST, Cause.NODE_LOST, message)
+        if node_id not in memory.cluster:  # it may have registered in this very turn
+            message = f"the scheduler cannot read what it can do: {why}"
+            nodes.mark(turn.tx, turn.epoch, [node_id], NodeState.LOST, Cause.NODE_LOST, message)
     memory.unreadable_nodes = {}

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,7 +73,8 @@ def _end_as_python_does() -> None:
 
     Whatever is registered there (a tracker that uploads its last rows) may still write to the log.
     """
-    threading._shutdown()  # type: ignore[attr-defined]
+    with suppress(BaseException):  # whatever the job's handler of a signal raises meanwhile
+        threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     flush()
     flush_c()

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from io import TextIOWrapper
 
 
 def take_output(log_fd: int) -> None:
@@ -18,8 +18,8 @@ def take_output(log_fd: int) -> None:
         os.close(fd)
     # By lines: a pipe would be buffered by blocks, and nobody would see what a running job prints. The second names
     # too: programs that silence a library put them back with `sys.stdout = sys.__stdout__`.
-    sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc, assignment]
-    sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc, assignment]
+    sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc]
 
 
 def flush() -> None:
@@ -35,5 +35,5 @@ def flush_c() -> None:
         ctypes.CDLL(None).fflush(None)
 
 
-def _writer(fd: int) -> TextIO:
+def _writer(fd: int) -> TextIOWrapper:
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)

@@ -93,7 +93,7 @@ MUTATIONS = (
     ),
     Mutation(
         "two may lead",
-        (("db/leadership.py", "if connection.scalar(_TRY, LOCK):", "if True:"),),
+        (("db/leadership.py", "        if is_ours:\n", "        if True:\n"),),
         _OF_LEADERSHIP,
     ),
     Mutation(
