@@ -22,7 +22,7 @@ def connect(url: str) -> redis.Redis:
     Commands are repeated for about a second after a lost connection, long enough for a Redis that restarts: whatever a
     client writes is idempotent by its id.
     """
-    with reached(url):
+    try:
         return redis.Redis.from_url(
             url,
             # The replies to XREAD differ between the protocols.
@@ -34,6 +34,8 @@ def connect(url: str) -> redis.Redis:
             client_name="cyxwiz-client",
             retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=1.0), 4),
         )
+    except ValueError as error:
+        raise ServerUnavailable(f"CYXWIZ_BROKER_URL is no URL of a Redis: {error}") from None
 
 
 @contextmanager
@@ -62,13 +64,14 @@ def reached(url: str) -> Iterator[None]:
             f"the Redis at {address(url)} takes no writes, because it cannot write to its disk: give that room, look "
             "at its log; nothing was sent"
         ) from None
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, OSError, ValueError) as error:
+        # Celery's threads share a connection. One that another thread closes meanwhile is a "closed file" to redis-py.
+        if isinstance(error, ValueError) and "closed file" not in str(error):
+            raise
         raise ServerUnavailable(
             f"the Redis at {address(url)} does not answer ({type(error).__name__}): start the stack with `cyxwiz up`, "
             "or set CYXWIZ_BROKER_URL to the broker of a running one"
         ) from None
-    except ValueError as error:
-        raise ServerUnavailable(f"CYXWIZ_BROKER_URL is no URL of a Redis: {error}") from None
 
 
 def address(url: str) -> str:

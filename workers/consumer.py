@@ -132,6 +132,10 @@ class NodeConsumer(Consumer):  # type: ignore[misc]
         """Called at each new connection: strategies hold the connection's event dispatcher."""
         self.strategies.clear()
 
+    def call_soon_ack(self, p: Callable[..., None], *args: Any, **kwargs: Any) -> Any:
+        """Called for each message that is acknowledged or rejected."""
+        return super().call_soon_ack(partial(_acknowledge, p), *args, **kwargs)
+
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """A server that refuses answers at once, and so would Celery's own next try."""
         if self.refusals % _TELL_EVERY == 0:
@@ -151,10 +155,24 @@ def _loop(loop: Callable[..., None], *args: Any, **kwargs: Any) -> None:
     try:
         loop(*args, **kwargs)
     except AttributeError as error:
-        frames = list(traceback.walk_tb(error.__traceback__))
-        if not frames[-1][0].f_globals.get("__name__", "").startswith("kombu.transport."):
+        if not _is_of_closed_connection(error):
             raise
         raise ConnectionError(f"the connection to the broker was closed meanwhile ({error})") from error
+
+
+def _acknowledge(acknowledge: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """On a connection that is closed by now, as where a node stops just after it lost one, it is in vain."""
+    try:
+        acknowledge(*args, **kwargs)
+    except AttributeError as error:
+        if not _is_of_closed_connection(error):
+            raise
+        log.info("a message could not be acknowledged, for its connection is closed: it will come again")
+
+
+def _is_of_closed_connection(error: AttributeError) -> bool:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames[-1][0].f_globals.get("__name__", "").startswith("kombu.transport."))
 
 
 class Registration(bootsteps.StartStopStep):  # type: ignore[misc]

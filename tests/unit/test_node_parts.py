@@ -10,10 +10,12 @@ import pickle
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from kombu.asynchronous.hub import Hub
 
 from cyxwiz_tasks.errors import InvalidSettings
 from cyxwiz_tasks.protocol.controls import Stop
@@ -26,6 +28,7 @@ from cyxwiz_tasks.settings import Settings, settings
 from workers.attempt_reports import AttemptReports, progress_text
 from workers.attempts import Attempts, StopRequest
 from workers.cli import worker
+from workers.consumer import NodeConsumer
 from workers.consumer import _loop as consumer_loop
 from workers.failure import stand_in
 from workers.hung import Pace
@@ -397,16 +400,29 @@ def test_text_for_the_record():
     assert storable_json('["\\u00e4"]') == ["ä"]
 
 
-def test_kombu_stumbling_over_a_closed_connection_is_a_lost_connection_and_nothing_else_is():
-    def loop_of(module: str):
-        scope = {"__name__": module}
-        exec("def stumble():\n    None.client", scope)
-        return scope["stumble"]
+def stumbles_in(module: str):
+    scope = {"__name__": module}
+    exec("def stumble():\n    None.client", scope)
+    return scope["stumble"]
 
+
+def test_kombu_stumbling_over_a_closed_connection_is_a_lost_connection_and_nothing_else_is():
     with pytest.raises(ConnectionError, match="closed meanwhile"):
-        consumer_loop(loop_of("kombu.transport.redis"))
+        consumer_loop(stumbles_in("kombu.transport.redis"))
     with pytest.raises(AttributeError):
-        consumer_loop(loop_of("workers.somewhere"))
+        consumer_loop(stumbles_in("workers.somewhere"))
+
+
+def test_a_message_that_is_acknowledged_on_a_closed_connection_keeps_no_node_from_stopping():
+    consumer = object.__new__(NodeConsumer)
+    for module, raised in (
+        ("kombu.transport.redis", nullcontext()),
+        ("workers.somewhere", pytest.raises(AttributeError)),
+    ):
+        consumer.hub = Hub()
+        consumer.call_soon_ack(stumbles_in(module))
+        with raised:
+            consumer.hub.close()
 
 
 def test_a_node_whose_folder_is_elsewhere_joins_the_stack_that_runs_here(tmp_path, monkeypatch):
