@@ -50,8 +50,9 @@ def say_on(console: Console) -> Callable[[str, str], None]:
     def say(name: str, text: str) -> None:
         first = re.split("[: ]", text, maxsplit=1)[0]
         colour = {"ready": "green", "died": "red", "cannot": "red", "stopped": "dim"}.get(first, "cyan")
-        # The terminal may be closed, or the disk full: no reason to end the services, or to stop them out of order.
-        with suppress(OSError):
+        # The terminal may be closed, the disk full, a letter unknown to it: no reason to end the services, or to stop
+        # them out of order.
+        with suppress(OSError, ValueError):
             console.print(Text.assemble((f"{name:<22} ", "bold"), (text, colour)), soft_wrap=True)
 
     return say

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from broker.backoff import Backoff
-from broker.log_limit import limit_log
-from cyxwiz_tasks.errors import CyxwizError
 from db.embedded_server import EmbeddedServer
+from db.log_limit import limit_log
 
 LOOK_EVERY_SECONDS = 0.25
 #: a start that is under way when all is stopped ends with this process, and so does what it started
@@ -49,7 +48,7 @@ class ServerWatch(threading.Thread):
             began = time.monotonic()
             try:
                 self._server.start()
-            except (CyxwizError, OSError) as error:
+            except Exception as error:  # such as no thread left: nobody else would start the server again
                 failures += 1
                 pause = self._backoff.pause_seconds(0.0)
                 self._say(_failure(error, failures, pause))

@@ -25,6 +25,8 @@ from db.embedded import EmbeddedPostgres
 from db.embedded_server import EmbeddedServer, write_private
 
 PARTS = ("postgres", "redis", "scheduler", "worker", "flower")
+#: PostgreSQL after a crash reads what was written since its last checkpoint; ended meanwhile, it begins anew
+RECOVERY_SECONDS = 600.0
 #: for a node to stop, besides the grace that its jobs have
 STOP_MARGIN_SECONDS = 10.0
 
@@ -151,7 +153,7 @@ def _database(plan: Plan, settings: Settings, say: Say, exits: ExitStack) -> str
         if "scheduler" in plan.parts:
             raise InvalidSettings("--only: a scheduler needs postgres: add it, or set CYXWIZ_DATABASE_URL")
         return ""
-    server = EmbeddedPostgres(settings.home / "postgres")
+    server = EmbeddedPostgres(settings.home / "postgres", start_timeout_seconds=RECOVERY_SECONDS)
     _timed_start(server, exits, say, "postgres")
     return server.url
 

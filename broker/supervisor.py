@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.backoff import Backoff
-from broker.log_limit import limit_log
 from cyxwiz_tasks.cli.supervised import SUPERVISOR
 from cyxwiz_tasks.errors import ServerUnavailable
+from db.log_limit import limit_log
 
 LOOK_EVERY_SECONDS = 0.1
 LOG_TAIL_BYTES = 2000

@@ -75,7 +75,7 @@ def reached(url: str) -> Iterator[None]:
 
 
 def address(url: str) -> str:
-    """Host, port and database of a URL, without name and password; or the path of its socket."""
+    """Host, port and database of a URL, without name and password."""
     try:
         parts = urlsplit(url)
         host = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else ""

@@ -23,13 +23,15 @@ def usable(url: str) -> str:
 
 def _usable(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss") or not parts.netloc:
+    # redis:// alone is this machine to all of them; without its slashes it is no address.
+    if parts.scheme not in ("redis", "rediss") or not (parts.netloc or url.startswith("redis://")):
         kind = f"{parts.scheme}://..." if parts.scheme else "that"
         raise ValueError(f"{kind} cannot be used: write redis://host:6379/0, or rediss://host:6379/0 for TLS")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if odd := next((name for name in query if not name.startswith("ssl_")), None):
+    if odd := next((name for name in query if parts.scheme == "redis" or not name.startswith("ssl_")), None):
         raise ValueError(
-            f"its option {odd} is not known to all that read it: leave it out, only ssl_... may stand there"
+            f"its option {odd} is not known to all that read it: leave it out, only ssl_... of a rediss:// may stand "
+            "there"
         )
     if parts.scheme == "redis":
         return url

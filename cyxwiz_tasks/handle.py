@@ -35,7 +35,10 @@ _ANSWER_SECONDS = 1.0
 
 
 class JobHandle:
-    """One job by its id, which is also its Celery task id. Methods raise ServerUnavailable if Redis does not answer."""
+    """One job by its id, which is also its Celery task id.
+
+    Methods raise ServerUnavailable if Redis does not answer; those that wait for the job wait for Redis, too.
+    """
 
     def __init__(self, client: Client, id: str, task: str | None = None, *, ignore_result: bool = False) -> None:
         self.client, self.id = client, id
@@ -169,18 +172,21 @@ class JobHandle:
         finally:
             # Celery would unsubscribe when the garbage collector finds the result: by then Redis may be gone.
             self.client.app.backend.remove_pending_result(result)
-        if result.state == "SUCCESS" and not self._form_is_known(max(seconds, _ANSWER_SECONDS)):
+        if result.state == "SUCCESS" and not self._form_is_known():
             return None
         return result
 
-    def _form_is_known(self, seconds: float) -> bool:
-        """Whether it is known how to read the job's value: that of a training has a form of its own."""
+    def _form_is_known(self) -> bool:
+        """Whether it is known how to read the job's value: that of a training has a form of its own.
+
+        Raises SchedulerUnavailable: there is nothing else that this wait could hear of.
+        """
         if self.task is None:
             try:
-                self.task = self.record(timeout=seconds).get("task")
+                self.task = self.record().get("task")
             except NotFound:
                 pass  # nor will it be known later: the record has forgotten the job
-            except (SchedulerUnavailable, ServerUnavailable):
+            except ServerUnavailable:
                 return False
         return True
 

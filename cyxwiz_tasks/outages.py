@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -27,13 +28,13 @@ def outliving(requests: Requests, act: Callable[[], T], deadline: float | None =
             with reached(requests.url):
                 value = act()
         except ServerUnavailable as error:
-            pause = next(next_pauses)
-            if not requests.answered or (deadline is not None and time.monotonic() + pause > deadline):
+            left_seconds = math.inf if deadline is None else deadline - time.monotonic()
+            if not requests.answered or left_seconds <= 0:
                 raise
             if not waiting:
                 log.warning("%s; waiting for it", error)
             waiting = True
-            time.sleep(pause)
+            time.sleep(min(next(next_pauses), left_seconds))
         else:
             requests.answered = True
             return value

@@ -93,6 +93,18 @@ def judge(tx: Connection, on_ids: Sequence[str]) -> list[Verdict]:
     return [Verdict(*row) for row in tx.execute(_JUDGE, {"on_ids": list(on_ids)})]
 
 
+_OLD_ARRAYS = text(
+    """
+    SELECT id::text FROM arrays WHERE accepted_at <= statement_timestamp() - interval '1 day'
+        AND EXISTS (SELECT FROM dependencies WHERE on_id = arrays.id AND met_at IS NULL)"""
+)
+
+
+def old_arrays(tx: Connection) -> list[str]:
+    """Arrays that jobs come after, and that nobody completes any more: what there is of them counts."""
+    return [row[0] for row in tx.execute(_OLD_ARRAYS)]
+
+
 _UNMET = text(
     """
     SELECT job_id::text, on_id::text FROM dependencies JOIN jobs ON jobs.id = job_id

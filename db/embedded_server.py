@@ -34,12 +34,12 @@ from typing import IO, Any, ClassVar, Self
 
 from cyxwiz_tasks.errors import ServerUnavailable
 from db import embedded_keeper
+from db.log_limit import limit_log
 
 #: a socket's path has 104 bytes on macOS and 108 on Linux, with the zero at the end
 SOCKET_PATH_BYTES = 103
 #: where the running server listens; kept from its first start on
 ADDRESS_FILE = "address.json"
-LOG_LIMIT_BYTES = 5 * 1024 * 1024
 #: an orderly stop that takes longer goes on without us
 STOP_WAIT_SECONDS = 20.0
 
@@ -169,8 +169,7 @@ class EmbeddedServer(ABC):
 
     def _spawn(self, launch: Launch) -> None:
         log = self.log_file
-        if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
-            os.replace(log, log.with_suffix(".log.1"))
+        limit_log(log)
         log_start = log.stat().st_size if log.exists() else 0
         with open(log, "ab", opener=_private) as output:
             keeper = self._spawn_keeper(launch, output)

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, text
 from db.reports import check_ids, check_number, known_id
 from db.rows import batch, readable
 
-#: the last second that a timestamp shows with four digits of a year
-_LATEST_SECOND = 253402300799.0
+#: the last second (Unix time) that a timestamp shows with four digits of a year
+LATEST_SECOND = 253402300799.0
 
 
 @dataclass
@@ -28,7 +28,7 @@ class NewMetric:
     def __post_init__(self) -> None:
         check_ids(self.job_id, self.node_id)
         check_number("token", self.token, 64)
-        if not 0 <= self.at <= _LATEST_SECOND:
+        if not 0 <= self.at <= LATEST_SECOND:
             self.at = 0.0
 
 

@@ -23,8 +23,15 @@ def refused_by(conditions: Iterable[str], resources: Resources, applicant: Appli
     return frozenset(text for text in conditions if not _holds(text, resources, applicant))
 
 
-#: far beyond any machine, and what the columns of the record and of `Columns` hold
-_MOST = {"slots": 2**31 - 1, "cpu_cores": 2**31 - 1, "ram_bytes": 2**60, "disk_bytes": 2**60, "disk_free_bytes": 2**60}
+#: far beyond any machine, and what the columns of the record and of `Columns` hold; network disks that grow as they are
+#: filled say that they have almost 2**63 bytes
+_MOST = {
+    "slots": 2**31 - 1,
+    "cpu_cores": 2**31 - 1,
+    "ram_bytes": 2**60,
+    "disk_bytes": 2**63 - 1,
+    "disk_free_bytes": 2**63 - 1,
+}
 _MOST_OF_GPU = {"index": 2**15 - 1, "memory_bytes": 2**50}
 
 

@@ -77,6 +77,7 @@ from cyxwiz_tasks.protocol.names import COMMANDS, REPORTS
 from cyxwiz_tasks.settings import Settings
 from db.fenced import fenced, fenced_connection, fences_itself
 from db.leadership import Leadership, assert_current, go_beyond
+from db.models import NodeState
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +299,8 @@ class Leader:
         limit = 1 if self._one_by_one else placing.PLACED_PER_TURN
         with blaming():
             self.placed_all = placing.place(turn, limit) < limit
-        if self.placed_all:
+        # Until the first node is heard of, as after each failure, nothing was tried.
+        if self.placed_all and any(node.state == NodeState.UP for node in self.memory.cluster):
             self._parked_now, self._one_by_one = 0, False
 
     def publish(self, outbox: Outbox, batches: Sequence[Batch] = ()) -> None:

@@ -45,7 +45,7 @@ def blaming(shape: str | None = None, job_ids: Sequence[str] = ()) -> Iterator[N
 
 
 @dataclass
-class _Place:
+class _Pause:
     #: moments of `time.monotonic()`
     until: float
     seconds: float
@@ -56,34 +56,34 @@ class Parked:
     """By shape or job id, who is not placed for now. It outlives what the leader reads of the record."""
 
     def __init__(self) -> None:
-        self._places: dict[str, _Place] = {}
+        self._pauses: dict[str, _Pause] = {}
 
     def park(self, failed: PlacingFailed, least_seconds: float) -> float:
         """Let the one that is to blame wait; for how long. `failed.key` must be known."""
         assert failed.key is not None
-        before = self._places.get(failed.key)
+        before = self._pauses.get(failed.key)
         seconds = min(max(2 * before.seconds if before is not None else _FIRST_SECONDS, least_seconds), _CAP_SECONDS)
-        self._places[failed.key] = _Place(time.monotonic() + seconds, seconds, type(failed.error).__name__)
+        self._pauses[failed.key] = _Pause(time.monotonic() + seconds, seconds, type(failed.error).__name__)
         return seconds
 
     def until(self, waiting: Waiting) -> float | None:
         """When (monotonic) a job is tried again; None: it is not parked."""
-        place = self._of(waiting)
-        return place.until if place is not None and place.until > time.monotonic() else None
+        pause = self._of(waiting)
+        return pause.until if pause is not None and pause.until > time.monotonic() else None
 
     def story(self, waiting: Waiting) -> str | None:
         """What is told of a job that is parked; None: it is not."""
-        place = self._of(waiting)
-        if place is None or self.until(waiting) is None:
+        pause = self._of(waiting)
+        if pause is None or self.until(waiting) is None:
             return None
-        again = show_seconds(place.until - time.monotonic())
+        again = show_seconds(pause.until - time.monotonic())
         return (
-            f"The scheduler failed when it was to place this job ({place.why}), and sets it aside so that others are "
+            f"The scheduler failed when it was to place this job ({pause.why}), and sets it aside so that others are "
             f"placed. It is tried again in {again}, and whenever the scheduler is started anew: its log says more, "
             "event=parked."
         )
 
-    def _of(self, waiting: Waiting) -> _Place | None:
-        if not self._places:
+    def _of(self, waiting: Waiting) -> _Pause | None:
+        if not self._pauses:
             return None
-        return self._places.get(waiting.resources.shape) or self._places.get(waiting.job_id)
+        return self._pauses.get(waiting.resources.shape) or self._pauses.get(waiting.job_id)

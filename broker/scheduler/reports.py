@@ -23,7 +23,7 @@ from cyxwiz_tasks.errors import CyxwizError
 from cyxwiz_tasks.protocol.reports import REPORT, Ended, Left, Metrics, Register, ReportReply, Started, Stopping
 from db import attempts, gangs, metrics
 from db.attempts import Start
-from db.metrics import NewMetric
+from db.metrics import LATEST_SECOND, NewMetric
 from db.rows import clean
 
 log = logging.getLogger(__name__)
@@ -108,8 +108,6 @@ def ended(turn: Turn, reports: list[Ended]) -> None:
     turn.counts["ended"] += sum(answer.committed and not answer.repeated for answer in settled)
 
 
-_LAST_MOMENT = 1e12
-
 _FENCED = "this attempt is not the job's current one any more: its place was given to another, or the job was cancelled"
 
 
@@ -136,7 +134,7 @@ def _valid(turn: Turn, reports: list[Any], make: Any) -> list[tuple[Any, Any]]:
 
 def _moment(row: dict[str, Any]) -> float:
     at = row.get("at")  # a job may report something of that name: it is no number then, or any
-    return float(at) if isinstance(at, int | float) and abs(at) <= _LAST_MOMENT else time.time()
+    return float(at) if isinstance(at, int | float) and 0 <= at <= LATEST_SECOND else time.time()
 
 
 def _first_line(error: Exception) -> str:

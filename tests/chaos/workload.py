@@ -154,6 +154,7 @@ class Workload:
             while not shared.requests.answered:  # from then on it is waited for
                 with suppress(ServerUnavailable, SchedulerUnavailable):
                     shared.status()
+                self.stop.wait(0.1)
             began = time.monotonic()
             threads = [
                 threading.Thread(target=self._submit_all, args=(todo, began, watchers, shared, rng), daemon=True)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from cyxwiz_tasks import Client, JobHandle, TrainingJob, errors
-from cyxwiz_tasks.errors import JobCancelled, JobFailed, NotFound
+from cyxwiz_tasks.errors import JobCancelled, JobFailed, NotFound, SchedulerUnavailable
+from cyxwiz_tasks.ids import new_id
 from cyxwiz_tasks.protocol.names import log_key, progress_key
 from cyxwiz_tasks.protocol.queries import Reply
+from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.training_result import TrainingResult
 from tests.integration.scheduler_peer import SchedulerPeer
 
@@ -94,6 +96,16 @@ def test_a_cancelled_job_says_so(handle: JobHandle, peer: SchedulerPeer) -> None
     peer.backend.mark_as_revoked(handle.id, "revoked")
     with pytest.raises(JobCancelled, match=f"job {handle.id} was cancelled: not needed"):
         handle.result(timeout=10)
+
+
+def test_a_result_whose_form_only_the_record_knows_waits_for_no_scheduler_for_ever(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyxwiz_tasks.requests.settings", lambda: Settings(submit_timeout_seconds=0.1))
+    id = new_id()
+    client.app.backend.mark_as_done(id, {"metrics": {}})
+    with pytest.raises(SchedulerUnavailable):
+        client.get(id).result()
 
 
 def test_a_result_that_redis_lost_comes_from_the_record(handle: JobHandle, peer: SchedulerPeer) -> None:

@@ -97,6 +97,20 @@ def test_an_array_whose_jobs_come_in_parts_is_waited_for_as_a_whole(plane):
             broken.result(timeout=5)
 
 
+def test_an_array_that_lacks_jobs_after_a_day_is_waited_for_as_it_is(plane):
+    array, [(one, chosen), _] = array_of(plane.signature(), [{"seed": 0}, {"seed": 1}], None, None, new_id(), None, {})
+    with plane.scheduler():
+        node = plane.node(slots=8)
+        plane.redis.lpush(INBOX, Preparation(plane.app, None).prepare(one, chosen, Member(array, 0)).message)
+        node.run()
+        last = plane.client.submit(plane.signature(3), after=array.id)
+        assert "lacks 1 of its jobs" in str(last.why())
+    with plane.engine.begin() as tx:
+        tx.execute(text("UPDATE arrays SET accepted_at = accepted_at - interval '25 hours'"))
+    with plane.scheduler():
+        assert node.take()[0].job == last.id
+
+
 def test_the_worst_of_an_array_end_early_whoever_leads(plane):
     rule = SuccessiveHalving("accuracy", rung_epochs=(1, 2), keep=1 / 2)
     with plane.scheduler():

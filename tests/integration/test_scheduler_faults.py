@@ -387,6 +387,27 @@ def test_a_job_that_cannot_be_recorded_as_placed_is_parked_alone(plane, monkeypa
     assert plane.broken_rules() == {}
 
 
+def test_one_of_several_jobs_that_cannot_be_recorded_is_found_where_nodes_were_there_before(plane, monkeypatch):
+    original, bad = attempts.assign, list[str]()
+
+    def fail_for_one(*args):
+        if set(bad) & {row.job_id for row in args[2]}:
+            raise ZeroDivisionError
+        return original(*args)
+
+    monkeypatch.setattr(attempts, "assign", fail_for_one)
+    with plane.scheduler():
+        node = plane.node(slots=4)
+        big = plane.submit(resources={"cpus": node.capability.cpu_cores})
+        first, _ = node.take()
+        node.start(first)
+        ids = [plane.submit(number, resources={"cpus": 1}) for number in range(4)]
+        bad.append(ids[1])
+        assert first.job == big
+        assert node.end(first).committed
+        assert {node.run().job for _ in range(3)} == {ids[0], *ids[2:]}
+
+
 def test_a_question_that_fails_is_answered_and_costs_no_second_turn(plane, monkeypatch, caplog):
     def fail(*args, **keywords):
         raise ZeroDivisionError

@@ -30,6 +30,17 @@ def test_what_all_of_them_understand(given: str, used: str) -> None:
         assert parse_url(client.app.connection_for_write().as_uri(include_password=True))["hostname"] == "h"
 
 
+@pytest.mark.parametrize(("url", "db"), [("redis://", 0), ("redis:///1", 1)])
+def test_one_without_a_host_is_this_machine_to_all_of_them(url: str, db: int) -> None:
+    assert usable(url) == url
+    with Client(url) as client:
+        arguments, backend = client.connection.connection_pool.connection_kwargs, client.app.backend.connparams
+        assert {arguments.get("host", "localhost"), backend["host"]} == {"localhost"}
+        assert {arguments.get("db", 0), backend["db"]} == {db}
+        kombu = client.app.connection_for_write()
+    assert (kombu.hostname or "localhost", int(kombu.virtual_host.strip("/") or 0)) == ("localhost", db)
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -37,6 +48,9 @@ def test_what_all_of_them_understand(given: str, used: str) -> None:
         ("redis+socket:///run/redis.sock", "cannot be used"),
         ("localhost:6379", "cannot be used"),
         ("redis://:secret@h?db=3", "its option db is not known to all that read it: leave it out"),
+        ("redis://:secret@h?ssl_cert_reqs=none", "only ssl_... of a rediss:// may stand there"),
+        ("rediss:///0", "cannot be used"),
+        ("redis:h", "cannot be used"),
         ("rediss://:secret@h/0?ssl_cert_reqs=maybe", "ssl_cert_reqs=maybe is unknown: write one of required"),
     ],
 )

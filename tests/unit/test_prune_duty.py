@@ -30,6 +30,7 @@ def looks(monkeypatch, clock):
             raise TimeoutError
         return True
 
+    monkeypatch.setattr(prune.dependencies, "old_arrays", lambda *_: [])
     monkeypatch.setattr(prune.retention, "prune", lambda *_: 0)
     monkeypatch.setattr(prune.retention, "prune_arrays", lambda *_: 0)
     monkeypatch.setattr(prune.retention, "prune_node_events", lambda *_: 0)
@@ -40,7 +41,7 @@ def looks(monkeypatch, clock):
 def test_a_look_that_takes_long_or_fails_is_not_repeated_at_once(clock, looks):
     @contextmanager
     def turn():
-        yield SimpleNamespace(tx=None)
+        yield SimpleNamespace(tx=None, over=[])
 
     duty = Prune(SimpleNamespace(settings=SimpleNamespace(retention_days=90.0), turn=turn))
     end = clock[0] + 3600.0 + 1300.0

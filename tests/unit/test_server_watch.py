@@ -69,3 +69,9 @@ def test_pauses_grow_and_are_short_again_for_what_ran_for_long():
     backoff = Backoff()
     assert [backoff.pause_seconds(0) for _ in range(9)] == [*PAUSES_SECONDS, PAUSES_SECONDS[-1], PAUSES_SECONDS[-1]]
     assert backoff.pause_seconds(STEADY_SECONDS + 1) == PAUSES_SECONDS[0]
+
+
+def test_one_that_cannot_start_for_a_reason_that_nobody_thought_of_is_tried_on(monkeypatch):
+    _, failed, ready = watched(DyingServer(RuntimeError("can't start new thread")), monkeypatch)
+    assert "can't start new thread" in failed
+    assert ready.startswith("ready")

@@ -72,7 +72,7 @@ def test_one_that_takes_too_long_is_killed_and_said_so(supervised):
 
 
 def test_a_log_that_is_long_is_set_aside_while_its_service_writes_on(supervised, tmp_path, monkeypatch):
-    monkeypatch.setattr("broker.log_limit.LOG_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("db.log_limit.LOG_LIMIT_BYTES", 1000)
     supervisor, _ = supervised((service("node"), 0))
     [running] = supervisor.running
     with open(running.log_file, "a", buffering=1) as writing:

@@ -1,6 +1,6 @@
 """The record forgets jobs that ended `retention_days` ago, and nodes that have been gone for as long.
 
-Progress and logs in Redis expire by themselves.
+It waits no more for jobs that an array lacks after a day. Progress and logs in Redis expire by themselves.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from broker.scheduler.duties.duty import Duty
-from db import retention
+from db import dependencies, retention
 
 if TYPE_CHECKING:
     from broker.scheduler.leader import Leader
@@ -52,6 +52,8 @@ class Prune(Duty):
                 break
         if now >= self._node_events_at:
             with self.leader.turn() as turn:
+                # The end of the turn looks at who waits for them; nothing else would bring it to do so again.
+                turn.over += dependencies.old_arrays(turn.tx)
                 retention.prune_arrays(turn.tx, age_seconds)
                 events = retention.prune_node_events(turn.tx, age_seconds, _NODE_EVENTS_BATCH)
             self._node_events_at = now + (_NODE_EVENTS_SECONDS if events < _NODE_EVENTS_BATCH else 0.0)
