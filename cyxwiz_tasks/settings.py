@@ -99,7 +99,10 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         # A node's jobs are told of it too, and each works in a folder of its own.
-        return home.expanduser().absolute()
+        try:
+            return home.expanduser().absolute()
+        except RuntimeError as error:  # ~somebody who is not known here
+            raise ValueError(str(error)) from None
 
     @field_validator("score_weights", mode="before")
     @classmethod

@@ -176,7 +176,10 @@ def forget_checkpoints(store: ArtifactStore | None, job: str, here: Path) -> Non
             log.warning("job %s: its checkpoints could not be removed from the artifact store: %s", job, error)
 
     if store is not None:
-        threading.Thread(target=remove, name="cyxwiz-artifacts", daemon=True).start()
+        try:
+            threading.Thread(target=remove, name="cyxwiz-artifacts", daemon=True).start()
+        except RuntimeError as error:  # no thread left
+            log.warning("job %s: its checkpoints stay in the artifact store: %s", job, error)
 
 
 def fetch_checkpoint(
@@ -190,7 +193,8 @@ def fetch_checkpoint(
 ) -> Exception | None:
     """Bring the newest whole checkpoint of a job here, if a newer one is in the store than on this disk.
 
-    `found` is called before one is fetched, which may take long. Returns the store's error if it failed for too long.
+    `found` is called once the store is known to hold any, before one is checked or fetched, which may take long. What
+    it raises counts as the store's error, which is returned if the store failed for too long.
     """
     gives_up_at = time.monotonic() + patience_seconds
     for pause_seconds in _pauses():
@@ -216,11 +220,14 @@ def arrived(root: Path) -> int:
 
 
 def _fetch_newest(store: ArtifactStore, assignment: Assignment, root: Path, found: Callable[[], None]) -> None:
+    stored = store.generations(assignment.job, assignment.token)
+    if not stored:
+        return
+    found()
     here, missing = _newest_whole(root, assignment.token), None
-    for generation in store.generations(assignment.job, assignment.token):
+    for generation in stored:
         if here is not None and generation[:2] <= here[:2]:
             return
-        found()
         try:
             store.fetch(assignment.job, generation, root)
         except NotWhole as error:
@@ -254,7 +261,11 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def holds_any(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    """Whether there is anything to send: nothing is where its job has closed it to us."""
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False
 
 
 def _pauses() -> Iterator[float]:

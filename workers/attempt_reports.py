@@ -23,6 +23,8 @@ _MAX_UPDATES = 2_000
 _MAX_OUTPUT_CHARACTERS = 4 * 2**20
 #: what Redis keeps of one job's progress, about: so many entries, fewer where these are long
 _STREAM_ENTRIES, _STREAM_BYTES = 20_000, 16 * 2**20
+#: of how many of the last reports the mean length counts, about
+_USUAL_OF = 500
 
 _Row = tuple[float, dict[str, Any]]
 
@@ -64,6 +66,7 @@ class AttemptReports:
         self._state: dict[str, Any] | None = None
         self._next_state = self._next_metrics = self._next_event = 0.0
         self._ended = False
+        self._said, self._usual_bytes = 0, 0.0
         #: set once everything, up to `end`, is in Redis
         self.written = threading.Event()
 
@@ -149,7 +152,10 @@ class AttemptReports:
         for at, values in updates:
             # The form of `Update`, without its validation: that took most of this thread's time.
             text = json.dumps(self._update_frame | {"at": at, "values": values})
-            entries = min(_STREAM_ENTRIES, _STREAM_BYTES // len(text))
+            # By their mean of late: one long report must not push thousands of short ones out.
+            self._usual_bytes += (len(text) - self._usual_bytes) / min(self._said + 1, _USUAL_OF)
+            self._said += 1
+            entries = min(_STREAM_ENTRIES, int(_STREAM_BYTES / self._usual_bytes))
             commands.append(("XADD", key, "MAXLEN", "~", entries, "*", "update", text))
         return [*commands, ("EXPIRE", key, self._ttl_seconds)]
 

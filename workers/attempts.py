@@ -53,7 +53,7 @@ class Attempts:
         self._lock = threading.Lock()
         self._by_token: dict[int, tuple[str, StopRequest]] = {}
         self._stopped_before_start: OrderedDict[int, Stop] = OrderedDict()
-        self._begun: OrderedDict[int, None] = OrderedDict()
+        self._entered: OrderedDict[int, None] = OrderedDict()
         #: of the running attempts whose start was told
         self._processes: dict[int, Process] = {}
         #: when (monotonic) the newest checkpoint of a running attempt was whole
@@ -66,11 +66,11 @@ class Attempts:
         cannot know that its message arrived.
         """
         with self._lock:
-            if token in self._begun:
+            if token in self._entered:
                 return False
-            self._begun[token] = None
-            if len(self._begun) > _REMEMBERED:
-                self._begun.popitem(last=False)
+            self._entered[token] = None
+            if len(self._entered) > _REMEMBERED:
+                self._entered.popitem(last=False)
             self._by_token[token] = (job, stop)
             early = self._stopped_before_start.pop(token, None)
         if early is not None:
@@ -90,7 +90,7 @@ class Attempts:
             if token in self._by_token:
                 self._processes[token] = process
 
-    def begun(self) -> dict[int, Process]:
+    def processes(self) -> dict[int, Process]:
         """By token, of the running attempts whose start was told: who runs them."""
         with self._lock:
             return dict(self._processes)

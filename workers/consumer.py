@@ -167,7 +167,7 @@ def _acknowledge(acknowledge: Callable[..., None], *args: Any, **kwargs: Any) ->
     except AttributeError as error:
         if not _is_of_closed_connection(error):
             raise
-        log.info("a message could not be acknowledged, for its connection is closed: it will come again")
+        log.info("a message was not acknowledged, for its connection is closed: nothing waits for that")
 
 
 def _is_of_closed_connection(error: AttributeError) -> bool:

@@ -77,11 +77,12 @@ class Courier:
             ended = self._waiting.get()
             reply = confirm(self._node, ended)
             if reply is not None:
-                if reply.committed and reply.final and ended.outcome in ("completed", "cancelled"):
-                    forget_checkpoints(self._node.artifact_store, ended.job, self._node.checkpoints_path(ended.job))
                 self._node.journal.told(ended.token)
                 self._unconfirmed.pop(ended.token, None)
             self._waiting.task_done()
+            # Nobody waits for this one, which may take long.
+            if reply is not None and reply.committed and reply.final and ended.outcome in ("completed", "cancelled"):
+                forget_checkpoints(self._node.artifact_store, ended.job, self._node.checkpoints_path(ended.job))
 
 
 def end_of_interrupted(begun: Begun) -> Ended:

@@ -135,6 +135,7 @@ def _give_back(process: WarmProcess, node: Node, handover: Handover, error: Exce
             outcome="failed",
             cause=Cause.NODE_LOST,
             message=f"node {node.name} failed to run it to its end: {type(error).__name__}: {error}",
+            process=node.attempts.processes().get(handover.assignment.token),
         )
     )
 
@@ -185,7 +186,7 @@ def _ended(attempt: Attempt, outcome: Outcome) -> Ended:
         exception_bases=outcome.exception_bases,
         traceback=_stored(outcome.traceback),
         exit_code=attempt.exit_code,
-        process=attempt.node.attempts.begun().get(attempt.assignment.token),
+        process=attempt.node.attempts.processes().get(attempt.assignment.token),
         result=storable_json(outcome.encoded or "null") if returned else None,
         seconds=attempt.seconds,
         retry=following.text if following is not None else None,

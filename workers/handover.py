@@ -167,7 +167,8 @@ class Handover:
     @property
     def _fetch_patience_seconds(self) -> float:
         asked_seconds = self._node.settings.fetch_checkpoint_seconds
-        return max(_SILENCE_SECONDS, asked_seconds) if self._is_found else asked_seconds + _ANSWER_SECONDS
+        patience_seconds = asked_seconds + _ANSWER_SECONDS
+        return max(_SILENCE_SECONDS, patience_seconds) if self._is_found else patience_seconds
 
     def _fetch(self, checkpoints: Path, process: WarmProcess) -> None:
         node = self._node
@@ -185,6 +186,9 @@ class Handover:
             self.not_fetched, self._is_fetched = error, error is None
 
     def _found(self, process: WarmProcess) -> None:
+        if self.not_fetched is not None or self._given_up():
+            # The store was slow. Another attempt may be here by now, and go on from what this one would replace.
+            raise TimeoutError("nobody waits for it any more")
         self._is_found = True
         self._say_started(process)
 

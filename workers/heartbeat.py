@@ -95,7 +95,7 @@ class Heartbeat:
             number=self._number,
             tokens=tokens,
             # The word that they started may be lost, and is said once.
-            begun=self._node.attempts.begun(),
+            begun=self._node.attempts.processes(),
             # With each telling again: only the newest one lies in Redis, and the next leader knows nothing.
             checkpoint_age_seconds=self._node.attempts.checkpoint_age_seconds(),
         )

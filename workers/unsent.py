@@ -46,7 +46,7 @@ class Unsent:
         assert self._node.artifact_store is not None
         folder, job = self._node.settings.home / "artifacts" / name, name.partition("/")[0]
         if not holds_any(folder):
-            log.warning("job %s: its artifacts were removed from %s before the artifact store had them", job, folder)
+            log.warning("job %s: the artifact store does not get its artifacts: %s was removed, or closed", job, folder)
             return True
         try:
             self._node.artifact_store.push(folder, name)

@@ -24,9 +24,10 @@ def take_output(log_fd: int) -> None:
 
 def flush() -> None:
     """Write what Python's streams hold. Never raises: a job may have put anything in their place."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with suppress(Exception):
-            stream.flush()
+            if stream is not None:
+                stream.flush()
 
 
 def flush_c() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from cyxwiz_tasks.checkpoints.generations import Generation
+from cyxwiz_tasks.checkpoints.manifest import MANIFEST
 from cyxwiz_tasks.protocol.controls import Stop
 from cyxwiz_tasks.protocol.headers import Assignment
 from cyxwiz_tasks.protocol.names import ASSIGNMENT_HEADER, REPORTS
@@ -53,8 +54,12 @@ def node_with(store: SlowStore, root: Path, sent: list[tuple[str, str]]) -> Simp
     )
 
 
+def handover_at(node: SimpleNamespace) -> Handover:
+    return Handover(node, {"id": "j", ASSIGNMENT_HEADER: json.loads(ASSIGNMENT.model_dump_json())}, "[]")
+
+
 def given(node: SimpleNamespace) -> Handover:
-    handover = Handover(node, {"id": "j", ASSIGNMENT_HEADER: json.loads(ASSIGNMENT.model_dump_json())}, "[]")
+    handover = handover_at(node)
     began = time.monotonic()
     handover.give(SimpleNamespace(pid=4711))
     assert time.monotonic() - began < 10
@@ -71,7 +76,7 @@ def test_an_attempt_that_fetches_its_checkpoint_is_told_as_started_and_can_be_st
 
     def stop() -> None:
         known.append(list(sent))
-        begun.append(node.attempts.begun())
+        begun.append(node.attempts.processes())
         node.attempts.stop(Stop(job="j", token=ASSIGNMENT.token))
 
     store = SlowStore(stop)
@@ -85,7 +90,7 @@ def test_an_attempt_that_fetches_its_checkpoint_is_told_as_started_and_can_be_st
     assert isinstance(report, Started)
     assert (report.job, report.token, report.pid, report.device) == ("j", 7, 4711, "cpu")
     assert begun == [{7: Process(pid=4711, device="cpu")}], "and again with each beat"
-    assert node.attempts.begun() == {}, "it is over"
+    assert node.attempts.processes() == {}, "it is over"
 
 
 class SilentStore(SlowStore):
@@ -108,8 +113,47 @@ def test_a_store_that_answers_nothing_is_the_networks_fault_and_not_the_nodes(tm
     assert [REPORT.validate_json(text).kind for _, text in sent] == ["started"]
 
 
+def test_a_checkpoint_here_that_takes_long_to_check_is_no_silence_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr("workers.handover._ANSWER_SECONDS", 0.1)
+    checked = threading.Event()
+
+    def check(folder: Path) -> None:
+        assert not checked.wait(1.0)
+
+    monkeypatch.setattr("workers.attempt_artifacts.check_whole", check)
+    monkeypatch.setattr(Handover, "_frame", lambda self: {})
+    (tmp_path / "3" / "1").mkdir(parents=True)
+    (tmp_path / "3" / "1" / MANIFEST).touch()
+    node = node_with(SlowStore(checked.set), tmp_path, [])
+    handover = handover_at(node)
+    handover.give(SimpleNamespace(pid=4711, give=lambda frame: None))
+    assert handover.given, handover.not_fetched
+    assert not checked.is_set(), "what is here needs not be fetched"
+    handover.close()
+
+
+def test_what_comes_after_it_was_given_up_replaces_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("workers.handover._ANSWER_SECONDS", 0.1)
+    fetched = threading.Event()
+
+    class LateStore(SlowStore):
+        def generations(self, job: str, token: int) -> list[Generation]:
+            self.gate.wait(20)
+            return super().generations(job, token)
+
+    store = LateStore(fetched.set)
+    given(node_with(store, tmp_path, []))
+    store.gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "cyxwiz-fetch":
+            thread.join(10)
+            assert not thread.is_alive()
+    assert not fetched.is_set()
+
+
 def test_a_store_of_which_nothing_comes_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr("workers.handover._SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("workers.handover._ANSWER_SECONDS", 0.1)
     store = SlowStore(lambda: None)
     handover = given(node_with(store, tmp_path, []))
     store.gate.set()

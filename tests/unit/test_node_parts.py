@@ -141,6 +141,20 @@ def test_of_long_reports_redis_keeps_fewer(characters, entries):
     assert entries * len(command[-1]) <= 16 * 2**20
 
 
+def test_one_long_report_pushes_no_short_ones_out():
+    reports = make_reports()
+    for step in range(1000):
+        reports.progress(1.0, {"step": step})
+    reports.progress(1.0, {"of each layer": "x" * 30_000})
+    [*_, last] = [command for command in reports.take(0.0).commands if command[0] == "XADD"]
+    assert len(last[-1]) > 30_000
+    assert last[2:5] == ("MAXLEN", "~", 20_000)
+    for _ in range(1500):
+        reports.progress(1.0, {"of each layer": "x" * 30_000})
+    [*_, last] = [command for command in reports.take(0.0).commands if command[0] == "XADD"]
+    assert last[4] < 600
+
+
 def test_a_flood_is_thinned_out_and_keeps_its_newest_and_its_shape():
     reports = make_reports()
     for step in range(10_000):
@@ -283,9 +297,9 @@ def test_a_node_knows_which_running_attempts_have_begun():
     attempts.started(2, process)
     attempts.started(3, process)
     assert attempts.tokens() == (1, 2)
-    assert attempts.begun() == {2: process}, "a message that waits for its process has not begun"
+    assert attempts.processes() == {2: process}, "a message that waits for its process has not begun"
     attempts.leave(2)
-    assert attempts.begun() == {}
+    assert attempts.processes() == {}
 
 
 def test_a_checkpoint_that_could_not_be_written_is_none():
