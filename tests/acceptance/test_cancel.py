@@ -12,7 +12,7 @@ import pytest
 from cyxwiz_tasks import Resources
 from cyxwiz_tasks.errors import JobCancelled
 
-CANCEL_TO_GONE_SECONDS = 5.0
+CANCEL_TO_GONE_SECONDS = 20.0
 
 
 def start_a_stubborn_job(laboratory, folder: Path):

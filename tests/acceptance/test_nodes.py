@@ -58,5 +58,5 @@ def test_the_jobs_of_a_killed_node_are_placed_again_within_seconds(own_stack, tm
     began = time.monotonic()
     doomed.kill()
     own_stack.wait_until(lambda: run.record()["attempts"][-1]["node"] == "other")
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 12.0, "and not only after its lease"
     run.cancel()

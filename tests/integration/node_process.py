@@ -66,7 +66,7 @@ class NodeProcess:
         """What it has logged since its start."""
         return self.log.read_bytes()[self._began_at :].decode(errors="replace")
 
-    def wait_for_text(self, text: str, seconds: float = 30.0) -> None:
+    def wait_for_text(self, text: str, seconds: float = 60.0) -> None:
         def found() -> bool:
             assert self.process.poll() is None, f"the node exited:\n{self.text}"
             return text in self.text

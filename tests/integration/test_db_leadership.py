@@ -40,7 +40,7 @@ def test_one_leads_and_the_next_has_a_higher_epoch(engine):
 def test_an_old_epoch_is_refused(engine):
     first = try_lead(engine, "a")
     first.release()
-    second = try_lead(engine, "b")
+    second = lead(engine, "b", threading.Event())
     with pytest.raises(NotLeader, match=f"epoch {first.epoch} is over"), engine.begin() as tx:
         assert_current(tx, first.epoch)
     second.release()
@@ -98,7 +98,7 @@ def test_a_leader_whose_session_ended_knows_it(engine):
     end_session_of_leader(engine)
     until(lambda: not first.alive())
     assert not first.alive()
-    second = try_lead(engine, "b")
+    second = lead(engine, "b", threading.Event())
     assert second.epoch == first.epoch + 1
     second.release()
     first.release()
@@ -216,13 +216,13 @@ def test_the_schema_of_another_version_is_said_so_and_nobody_leads_on_it(engine,
 
 def test_the_leadership_is_kept_while_the_main_loop_waits_and_lost_once_it_stands_still(engine, monkeypatch):
     monkeypatch.setattr("broker.scheduler.keeper._EVERY_SECONDS", 0.05)
-    monkeypatch.setattr("broker.scheduler.keeper.STALLED_SECONDS", 1.5)
-    first = try_lead(engine, "a", silence_seconds=0.5)
+    monkeypatch.setattr("broker.scheduler.keeper.STALLED_SECONDS", 3.0)
+    first = try_lead(engine, "a", silence_seconds=2.0)
     keeper = Keeper(first)
     began = time.monotonic()
     keeper.start()
     second = lead(engine, "b", threading.Event(), poll_seconds=0.02)
-    assert time.monotonic() - began > 1.5
+    assert time.monotonic() - began > 3.0
     assert second.epoch == first.epoch + 1
     keeper.stop()
     second.release()

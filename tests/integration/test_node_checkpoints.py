@@ -95,5 +95,5 @@ def test_artifacts_that_an_agent_did_not_live_to_send_are_sent_by_the_next_one(s
 
 def test_an_address_that_nothing_can_open_is_said_at_the_start(broker_url, tmp_path):
     with NodeProcess(broker_url, tmp_path, CYXWIZ_ARTIFACT_STORE="nosuch://bucket") as node:
-        assert node.process.wait(20) == 1
+        assert node.process.wait(60) == 1
     assert "CYXWIZ_ARTIFACT_STORE: 'nosuch://bucket' cannot be used" in node.text

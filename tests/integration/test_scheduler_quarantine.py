@@ -67,6 +67,7 @@ def test_faults_of_different_jobs_put_a_node_into_quarantine_for_longer_each_tim
         one(plane, bad, **FAULT)
         assert (shown(plane, bad)["cordon"], shown(plane, bad)["faults"]) == (None, 2)
         one(plane, bad, **CRASH)
+        until(lambda: shown(plane, bad)["state"] == "up")
         row = shown(plane, bad)
         assert (row["state"], row["cordon"]) == ("up", "quarantined")
         assert 3500 < row["cordon_seconds_left"] <= 3600
@@ -99,7 +100,7 @@ def test_a_node_that_was_restarted_is_still_in_quarantine_and_a_person_ends_it(p
         bad.leave()
         bad.register()
         waiting = plane.submit()
-        assert (shown(plane, bad)["state"], shown(plane, bad)["cordon"]) == ("up", "quarantined")
+        until(lambda: (shown(plane, bad)["state"], shown(plane, bad)["cordon"]) == ("up", "quarantined"))
         assert plane.job(waiting)["state"] == "pending"
         plane.client.undrain("bad")
         assert bad.run().job == waiting

@@ -225,7 +225,7 @@ def test_a_preempted_job_runs_again_at_once_and_for_ever(plane):
         node = plane.node()
         job_id = plane.submit()
         for number in range(1, 8):
-            assignment, _ = node.take(2)
+            assignment, _ = node.take()
             assert assignment.attempt == number
             node.start(assignment)
             assert not node.end(assignment, "preempted", cause="preempted").final
@@ -268,7 +268,7 @@ def test_a_task_that_retries_itself_says_so_in_its_report(plane):
         job_id = plane.submit(1)
         first, _ = node.take()
         node.start(first)
-        eta = datetime.now(UTC) + timedelta(seconds=0.8)
+        eta = datetime.now(UTC) + timedelta(seconds=2.0)
         message = json.dumps(plane.redis_message(plane.signature(2), task_id=job_id, retries=1, eta=eta))
         reply = node.end(first, "retry", message="tries again after ValueError: odd", retry=message)
         assert (reply.committed, reply.final) == (True, False)

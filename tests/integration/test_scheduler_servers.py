@@ -201,7 +201,7 @@ def test_postgres_restarts(own_postgres, number):
         began = time.monotonic()
         assert node.end(attempt, result=1).committed
         assert node.run().job == handles[0].id
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 15.0
         assert plane.job(running)["attempts"] == 1
         assert plane.node("big", gpus=1).run().job == waiting
 
@@ -227,12 +227,14 @@ def all_connections(plane):
 
     class Held(list):
         def fill(self):
-            deadline = time.monotonic() + 5
+            # The scheduler may be quicker and have some back by then: they are taken from it again.
+            sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cyxwiz-scheduler'"
+            deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 try:
-                    self.append(psycopg.connect(plane.server.dsn))
+                    self.append(psycopg.connect(plane.server.dsn, autocommit=True))
                 except psycopg.OperationalError:
-                    if len(self) >= 15:
+                    if not self[0].execute(sql).rowcount:
                         return
             raise AssertionError("the server never ran out of connections")
 

@@ -358,7 +358,7 @@ def test_a_job_that_cannot_be_understood_hears_that_nobody_listens(noise):
     attempt = SimpleNamespace(process=SimpleNamespace(pipe=agents), assignment=ASSIGNMENT)
     sending = threading.Thread(target=jobs.send_encoded, args=(noise,), daemon=True)
     sending.start()
-    while agents.wait(1) and _take_frames(attempt, SimpleNamespace()):
+    while agents.wait(10) and _take_frames(attempt, SimpleNamespace()):
         pass
     assert jobs.wait(5), "the agent has hung up"
     with pytest.raises(EOFError):

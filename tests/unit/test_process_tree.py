@@ -14,7 +14,7 @@ from workers.out_of_memory import oom_kill_count
 from workers.process_table import find_process, process_table
 from workers.process_tree import kill_tree, orphans_of, started_at, tree_memory_bytes
 
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 20.0
 
 #: Every job below leads its session and adopts orphans, as the real job's process does, and marks who belongs to it.
 PRELUDE = """

@@ -52,7 +52,7 @@ def service(name, **options):
 
 def test_nodes_are_told_at_once_and_the_scheduler_once_they_have_ended(supervised, tmp_path):
     supervisor, said = supervised(
-        (service("scheduler", needed_to_the_last=True), 0), (service("node-1"), 0.3), (service("node-2"), 0.3)
+        (service("scheduler", needed_to_the_last=True), 0), (service("node-1"), 2), (service("node-2"), 2)
     )
     supervisor.stop()
     told = (tmp_path / "events").read_text().splitlines()[3:]
@@ -63,7 +63,7 @@ def test_nodes_are_told_at_once_and_the_scheduler_once_they_have_ended(supervise
 
 
 def test_one_that_takes_too_long_is_killed_and_said_so(supervised):
-    supervisor, said = supervised((service("node", stop_timeout_seconds=0.1), 1))
+    supervisor, said = supervised((service("node", stop_timeout_seconds=0.1), 5))
     [running] = supervisor.running
     process = running.process
     supervisor.stop()

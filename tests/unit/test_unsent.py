@@ -27,7 +27,7 @@ def test_what_is_owed_is_sent_once_the_store_is_back_and_what_is_gone_is_told(tm
     unsent.start()
     until(lambda: "artifacts in" in caplog.text)
     until(lambda: list(journal.unsent()) == [1])
-    assert "job k: its artifacts were removed from" in caplog.text
+    assert "job k: the artifact store does not get its artifacts" in caplog.text
     store.unlink()
     until(lambda: not journal.unsent())
     unsent.stop()

@@ -9,3 +9,7 @@ from tests.simulation.memory_db.tables import Tx
 
 def unmet(tx: Tx) -> Iterator[tuple[str, str]]:
     return iter(())
+
+
+def old_arrays(tx: Tx) -> list[str]:
+    return []
