@@ -172,23 +172,22 @@ class JobHandle:
         finally:
             # Celery would unsubscribe when the garbage collector finds the result: by then Redis may be gone.
             self.client.app.backend.remove_pending_result(result)
-        if result.state == "SUCCESS" and not self._form_is_known():
-            return None
+        if result.state == "SUCCESS":
+            self._learn_form(max(seconds, _ANSWER_SECONDS))
         return result
 
-    def _form_is_known(self) -> bool:
-        """Whether it is known how to read the job's value: that of a training has a form of its own.
+    def _learn_form(self, seconds: float) -> None:
+        """Let the record tell how to read the job's value: that of a training has a form of its own.
 
-        Raises SchedulerUnavailable: there is nothing else that this wait could hear of.
+        Raises ServerUnavailable as long as nobody can tell.
         """
         if self.task is None:
             try:
-                self.task = self.record().get("task")
+                self.task = self.record(timeout=seconds).get("task")
             except NotFound:
                 pass  # nor will it be known later: the record has forgotten the job
-            except ServerUnavailable:
-                return False
-        return True
+            except SchedulerUnavailable as error:
+                raise ServerUnavailable(str(error)) from error
 
     def _wait_on_stream(self, seconds: float) -> None:
         """Wait for the end of a job that Celery never knows, or for the first word on one that it does not know yet."""

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from cyxwiz_tasks import Client, JobHandle, TrainingJob, errors
-from cyxwiz_tasks.errors import JobCancelled, JobFailed, NotFound, SchedulerUnavailable
+from cyxwiz_tasks.errors import JobCancelled, JobFailed, NotFound
 from cyxwiz_tasks.ids import new_id
 from cyxwiz_tasks.protocol.names import log_key, progress_key
 from cyxwiz_tasks.protocol.queries import Reply
-from cyxwiz_tasks.settings import Settings
 from cyxwiz_tasks.training_result import TrainingResult
 from tests.integration.scheduler_peer import SchedulerPeer
 
@@ -98,14 +97,19 @@ def test_a_cancelled_job_says_so(handle: JobHandle, peer: SchedulerPeer) -> None
         handle.result(timeout=10)
 
 
-def test_a_result_whose_form_only_the_record_knows_waits_for_no_scheduler_for_ever(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+def test_a_result_that_only_the_record_can_read_waits_for_a_scheduler(
+    client: Client, broker_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cyxwiz_tasks.requests.settings", lambda: Settings(submit_timeout_seconds=0.1))
-    id = new_id()
-    client.app.backend.mark_as_done(id, {"metrics": {}})
-    with pytest.raises(SchedulerUnavailable):
-        client.get(id).result()
+    monkeypatch.setattr("cyxwiz_tasks.handle._ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("cyxwiz_tasks.handle.BLOCK_SECONDS", 0.1)
+    waiting = client.get(new_id())
+    client.app.backend.mark_as_done(waiting.id, {"metrics": {"loss": 1.0}, "artifacts": {}})
+    with pytest.raises(TimeoutError, match="no scheduler answered"):
+        waiting.result(timeout=1.0)
+    assert caplog.text.count("waiting for it") == 1
+    with SchedulerPeer(broker_url) as peer:
+        record(peer, waiting.id, "completed")
+        assert waiting.result().metrics == {"loss": 1.0}
 
 
 def test_a_result_that_redis_lost_comes_from_the_record(handle: JobHandle, peer: SchedulerPeer) -> None:
