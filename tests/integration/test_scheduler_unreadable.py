@@ -21,6 +21,17 @@ def change(plane, sql, **values):
         assert tx.execute(text(sql), values).rowcount == 1
 
 
+def two_running(plane):
+    """A node and the two jobs that run there."""
+    node = plane.node(slots=2)
+    plane.submit(1), plane.submit(2)
+    first, second = (node.take()[0] for _ in range(2))
+    for assignment in (first, second):
+        node.start(assignment)
+        plane.wait_for(assignment.job, "running")
+    return node, first, second
+
+
 def test_a_waiting_job_that_cannot_be_read_is_held_with_its_story_and_all_others_go_on(plane):
     with plane.scheduler():
         bad, first, other = plane.submit(1), plane.submit(2), plane.submit(3)
@@ -60,12 +71,7 @@ def test_a_held_job_comes_after_another_still_when_it_is_released(plane):
 
 def test_an_attempt_of_a_job_that_cannot_be_read_goes_on_and_is_not_placed_again(plane):
     with plane.scheduler():
-        node = plane.node(slots=2)
-        plane.submit(1), plane.submit(2)
-        ends, is_lost = (node.take()[0] for _ in range(2))
-        for assignment in (ends, is_lost):
-            node.start(assignment)
-            plane.wait_for(assignment.job, "running")
+        node, ends, is_lost = two_running(plane)
     for assignment in (ends, is_lost):
         change(plane, "UPDATE jobs SET resources = '{\"flux\": 1}' WHERE id = :id", id=assignment.job)
     with plane.scheduler():
@@ -116,12 +122,7 @@ def test_a_job_whose_message_is_damaged_is_held_when_it_would_be_placed(plane):
 
 def test_a_header_that_cannot_be_read_keeps_no_node_from_being_given_up(plane):
     with plane.scheduler():
-        node = plane.node(slots=2)
-        plane.submit(1), plane.submit(2)
-        bad, other = (node.take()[0] for _ in range(2))
-        for assignment in (bad, other):
-            node.start(assignment)
-            plane.wait_for(assignment.job, "running")
+        node, bad, other = two_running(plane)
         header = '{"headers": {"cyxwiz": {"max_retries": "often"}}, "body": ""}'
         change(plane, "UPDATE jobs SET envelope = :header WHERE id = :id", header=header, id=bad.job)
         assert node.end(bad, "failed", cause="error", message="odd").committed
